@@ -1,0 +1,1 @@
+//! Packets as ASCII text and back.

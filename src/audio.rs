@@ -1,0 +1,93 @@
+//! Sound in and sound out: the blocking [`Source`] and [`Sink`] traits, and what stands behind them.
+//!
+//! A source or sink moves one frame per call and blocks while it must. A device hides its callback
+//! and its queue behind them. Whoever has no clock of his own (a file, a tone) says so, and the
+//! pipeline paces him against deadlines. PCM is interleaved `i16`, length = samples × channels.
+
+use crate::units::Format;
+use std::fmt;
+use std::time::Duration;
+
+/// Where sound comes from.
+pub trait Source: Send {
+    /// Prepares to serve `frame_samples` samples per channel per read in `format`. Called once,
+    /// before the first read.
+    ///
+    /// # Errors
+    /// When the source cannot be opened or cannot be converted to `format`.
+    fn open(&mut self, format: Format, frame_samples: usize) -> Result<(), AudioError>;
+
+    /// Fills `pcm` (interleaved, length = frame samples × channels) and returns how much of it was
+    /// filled; less than all of it only at the end of the sound, and 0 after that.
+    ///
+    /// # Errors
+    /// When the sound cannot be read any more.
+    fn read(&mut self, pcm: &mut [i16]) -> Result<usize, AudioError>;
+
+    /// Whether [`Source::read`] blocks until the sound is due by the source's own clock.
+    fn has_clock(&self) -> bool;
+
+    /// Samples per channel that were lost because nobody read in time.
+    fn overrun_samples(&self) -> u64 {
+        0
+    }
+}
+
+/// Where sound goes.
+pub trait Sink: Send {
+    /// Prepares to take the stream `stream`, and answers with the format that it wants to be
+    /// given. Called before the first write, and again when the stream changes its format.
+    ///
+    /// # Errors
+    /// When the sink cannot be opened.
+    fn open(&mut self, stream: Format) -> Result<Format, AudioError>;
+
+    /// Takes `pcm` (interleaved, in the format answered by [`Sink::open`]); blocks while its queue
+    /// is full.
+    ///
+    /// # Errors
+    /// When the sound cannot be taken any more. [`AudioError::Closed`] when nobody wants it any
+    /// more, as with a closed pipe.
+    fn write(&mut self, pcm: &[i16]) -> Result<(), AudioError>;
+
+    /// Whether [`Sink::write`] blocks at the pace of a clock of the sink's own.
+    fn has_clock(&self) -> bool;
+
+    /// Sound that was written and is not yet heard.
+    fn queued(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Makes what was written durable (a valid WAV header, an empty pipe buffer). Called at least
+    /// once a second, and at the end.
+    ///
+    /// # Errors
+    /// When that fails.
+    fn flush(&mut self) -> Result<(), AudioError>;
+}
+
+/// Why sound could not be read or written.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AudioError {
+    /// The other end is closed; not a failure.
+    Closed,
+    /// An operation on something named failed.
+    Failed {
+        /// What was attempted, with the name of the object: `open wav file "x.wav"`.
+        what: String,
+        /// Why it failed.
+        cause: String,
+    },
+}
+
+impl fmt::Display for AudioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AudioError::Closed => write!(f, "closed by the other end"),
+            AudioError::Failed { what, cause } => write!(f, "cannot {what}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for AudioError {}

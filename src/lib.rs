@@ -1,0 +1,8 @@
+//! Live audio over DNS.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod ascii;
+pub mod audio;
+pub mod codec;
+pub mod units;
