@@ -6,3 +6,4 @@ pub mod ascii;
 pub mod audio;
 pub mod codec;
 pub mod units;
+pub mod wire;
