@@ -15,7 +15,6 @@ import sys
 import wave
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Optional
 
 import numpy as np
 
@@ -36,10 +35,10 @@ QUIET = 10 ** (-30 / 20)  # below the signal's own level: too quiet to judge
 
 @dataclass(frozen=True)
 class Window:
-    """One window: its start in the recording, and its lag unless it was not found."""
+    """One window with sound, by its start in the recording."""
 
     start: float  # seconds
-    lag: Optional[float]  # seconds
+    lag: float  # seconds; 0 if the window was not found
     correlation: float
 
 
@@ -56,20 +55,11 @@ class Fault:
 class Alignment:
     """The outcome for a whole recording."""
 
-    windows: tuple[Window, ...]
+    found: tuple[Window, ...]
+    unmatched: tuple[Window, ...]  # sound that is nowhere in the reference
     faults: tuple[Fault, ...]
     correlation: float  # median over the windows found
     seconds: float  # of the recording
-
-    @property
-    def found(self) -> tuple[Window, ...]:
-        """The windows that have a lag."""
-        return tuple(w for w in self.windows if w.lag is not None)
-
-    @property
-    def unmatched(self) -> tuple[Window, ...]:
-        """The windows with sound that is nowhere in the reference."""
-        return tuple(w for w in self.windows if w.lag is None)
 
     @property
     def continuous(self) -> bool:
@@ -121,7 +111,7 @@ class Aligner:
     """Aligns one recording with its reference; both are mono and of one sample rate."""
 
     def __init__(self, reference: np.ndarray, recording: np.ndarray, rate: int,
-                 max_lag: Optional[float] = None) -> None:
+                 max_lag: float | None = None) -> None:
         self._rate = rate
         self._reference = band_pass(reference, rate)
         self._recording = band_pass(recording, rate)
@@ -139,13 +129,14 @@ class Aligner:
         faults = [Fault("loss" if size > 0 else "repeat", position / self._rate,
                         1000 * abs(size) / self._rate) for position, size in changes]
         faults += self._dropouts(lags, changes)
-        found = [score for _, lag, score in windows if lag is not None]
-        return Alignment(
-            tuple(Window(start / self._rate, None if lag is None else lag / self._rate, score)
-                  for start, lag, score in windows),
-            tuple(sorted(faults, key=lambda fault: fault.position)),
-            float(np.median(found)) if found else 0.0,
-            len(self._recording) / self._rate)
+        found = tuple(Window(start / self._rate, lag / self._rate, score)
+                      for start, lag, score in windows if lag is not None)
+        unmatched = tuple(Window(start / self._rate, 0.0, score)
+                          for start, lag, score in windows if lag is None)
+        return Alignment(found, unmatched,
+                         tuple(sorted(faults, key=lambda fault: fault.position)),
+                         float(np.median([w.correlation for w in found])) if found else 0.0,
+                         len(self._recording) / self._rate)
 
     def _level(self, signal: np.ndarray) -> float:
         """Root mean square over the louder half of the blocks."""
@@ -160,11 +151,11 @@ class Aligner:
         levels = [np.sqrt(np.mean(quarter**2)) for quarter in quarters]
         return sum(level > self._quiet_recording for level in levels) >= 2
 
-    def _windows(self) -> list[tuple[int, Optional[int], float]]:
+    def _windows(self) -> list[tuple[int, int | None, float]]:
         """Start, lag and correlation of each window that is not silent, in samples."""
         size, hop = int(WINDOW * self._rate), int(HOP * self._rate)
-        windows: list[tuple[int, Optional[int], float]] = []
-        current: Optional[int] = None
+        windows: list[tuple[int, int | None, float]] = []
+        current: int | None = None
         for start in range(0, len(self._recording) - size + 1, hop):
             window = self._recording[start:start + size]
             if not self._sounding(window):
@@ -176,19 +167,19 @@ class Aligner:
         return self._without_strays(windows)
 
     def _find(self, start: int, window: np.ndarray,
-              current: Optional[int]) -> tuple[Optional[int], float]:
+              current: int | None) -> tuple[int | None, float]:
         """The lag of one window: near the current one if it is there, else anywhere."""
-        score = 0.0
         if current is not None:
             near = int(NEAR * self._rate)
-            lag, score = self._best(start, window, current - near, current + near, current)
+            lag, score = self._best(start, window, max(-self._max_lag, current - near),
+                                    min(self._max_lag, current + near), current)
             if score >= MIN_CORRELATION:
                 return lag, score
         lag, score = self._best(start, window, -self._max_lag, self._max_lag, current)
         return (lag if score >= MIN_CORRELATION else None), score
 
     def _best(self, start: int, window: np.ndarray, low: int, high: int,
-              current: Optional[int]) -> tuple[int, float]:
+              current: int | None) -> tuple[int, float]:
         """The best lag within `low`..`high`; the current one if it is nearly as good."""
         size = len(window)
         first = max(-size, start + low)  # a window may begin before the reference does
@@ -207,13 +198,13 @@ class Aligner:
         return first + best - start, float(scores[best])
 
     def _without_strays(
-            self, windows: list[tuple[int, Optional[int], float]],
-    ) -> list[tuple[int, Optional[int], float]]:
+            self, windows: list[tuple[int, int | None, float]],
+    ) -> list[tuple[int, int | None, float]]:
         """Drops the lag of a window that agrees with neither neighbour's.
 
         Beside a lag change such a window holds parts of two stretches and is left out altogether.
         """
-        def agree(a: Optional[int], b: Optional[int]) -> bool:
+        def agree(a: int | None, b: int | None) -> bool:
             return a is not None and b is not None and abs(a - b) <= self._tolerance
 
         lags = [lag for _, lag, _ in windows]
@@ -286,12 +277,12 @@ class Aligner:
 
 
 def align(reference: np.ndarray, recording: np.ndarray, rate: int,
-          max_lag: Optional[float] = None) -> Alignment:
+          max_lag: float | None = None) -> Alignment:
     """Aligns mono signals of one sample rate; lags are sought within `max_lag` seconds."""
     return Aligner(reference, recording, rate, max_lag).align()
 
 
-def align_files(reference: str, recording: str, max_lag: Optional[float] = None) -> Alignment:
+def align_files(reference: str, recording: str, max_lag: float | None = None) -> Alignment:
     """Aligns two WAV files of one sample rate."""
     expected, rate = read_wav(reference)
     recorded, recorded_rate = read_wav(recording)

@@ -15,7 +15,6 @@ import sys
 import time
 import wave
 from dataclasses import asdict, dataclass, field
-from typing import Optional
 
 import dns.exception
 import dns.message
@@ -50,8 +49,8 @@ class Report:
     """What was played and what it took."""
 
     played: int = 0  # segments
-    first: Optional[int] = None
-    last: Optional[int] = None
+    first: int | None = None
+    last: int | None = None
     missing: list[int] = field(default_factory=list)  # numbers between first and last
     lookups: int = 0
     retries: int = 0

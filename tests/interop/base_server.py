@@ -23,9 +23,8 @@ import threading
 import time
 import wave
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Optional
 
 import opuslib
 import opuslib.api.encoder
@@ -66,7 +65,7 @@ class Segmenter:
         self._strings: list[str] = []
         self._text_octets = 0
 
-    def add(self, packet: bytes) -> Optional[tuple[str, ...]]:
+    def add(self, packet: bytes) -> tuple[str, ...] | None:
         """Takes one packet; returns the strings of the segment that this closes, if it does."""
         closed = None
         string = base_layer.encode_string(len(self._strings), packet)
@@ -98,7 +97,7 @@ class Zone:
         records[f"sequence.{self.root}"] = (base_layer.LIST_TTL, (numbers,))
         self._records = records  # readers in other threads see the old or the new, never a mix
 
-    def resolve(self, request: DNSRecord, _handler: Optional[DNSHandler]) -> DNSRecord:
+    def resolve(self, request: DNSRecord, _handler: DNSHandler | None) -> DNSRecord:
         """The response to one request (the interface of dnslib's resolvers)."""
         reply = request.reply()
         name = str(request.q.qname)
@@ -174,7 +173,7 @@ def run_stream(args: argparse.Namespace, pcm: bytes, zone: Zone, stop: threading
         first_frame += len(strings)
 
 
-def in_range(low: int, high: int):
+def in_range(low: int, high: int) -> Callable[[str], int]:
     """An argparse type: an integer from `low` to `high`."""
     def parse(text: str) -> int:
         value = int(text)

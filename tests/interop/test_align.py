@@ -31,10 +31,12 @@ def like_a_codec(signal: np.ndarray) -> np.ndarray:
 
 
 class AlignTest(unittest.TestCase):
+    reference: np.ndarray
+    recording: np.ndarray
+
     @classmethod
     def setUpClass(cls) -> None:
         samples = testsignal.generate(RATE, 2, 15)
-        cls.stereo = samples
         cls.reference = samples.mean(axis=0) / 32768
         coded = like_a_codec(cls.reference)
         cls.recording = coded[START - DELAY:START - DELAY + 8 * RATE]

@@ -93,6 +93,8 @@ class TextTest(unittest.TestCase):
 
 
 class ResponseTest(unittest.TestCase):
+    exchanges: list[dict[str, Any]]
+
     @classmethod
     def setUpClass(cls) -> None:
         cls.exchanges = load("responses.json")
