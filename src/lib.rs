@@ -5,5 +5,8 @@
 pub mod ascii;
 pub mod audio;
 pub mod codec;
+pub mod segment;
 pub mod units;
+pub mod window;
 pub mod wire;
+pub mod zone;

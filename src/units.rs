@@ -5,12 +5,29 @@
 //! length is samples × channels.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Number of a segment (protocol: unsigned 64 bit, +1 per segment, never reused).
 ///
 /// Not an SOA serial: it does not wrap in practice, so there is no wrap arithmetic.
 pub type Sequence = u64;
+
+/// The present, by both clocks; state machines take it as an argument and never ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The monotonic clock: what all durations are measured with.
+    pub instant: Instant,
+    /// The wall clock, in milliseconds since 1970; it may jump.
+    pub unix_ms: u64,
+}
+
+impl Moment {
+    /// The moment `time` after this one, by both clocks.
+    pub fn after(self, time: Duration) -> Moment {
+        let unix_ms = self.unix_ms.saturating_add(time.as_millis() as u64);
+        Moment { instant: self.instant + time, unix_ms }
+    }
+}
 
 /// A sample rate in hertz, 1 to 768,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -666,6 +666,36 @@ impl QueryTemplate {
     }
 }
 
+/// Appends a TXT record of one string to `out`, its owner a pointer to the question (RFC 1035
+/// §4.1.4), ready to be copied behind any question for it.
+///
+/// # Panics
+/// When the string is longer than 255 octets.
+pub fn write_txt_record(out: &mut Vec<u8>, ttl: u32, string: &[u8]) {
+    assert!(string.len() <= STRING_OCTETS_MAX, "a character-string holds at most 255 octets");
+    write_record_head(out, &QUESTION_POINTER, Rtype::TXT, ttl, 1 + string.len());
+    out.push(string.len() as u8);
+    out.extend_from_slice(string);
+}
+
+/// A compressed name that stands for the name in the question.
+pub const QUESTION_POINTER: [u8; 2] = [0xC0, HEADER_OCTETS as u8];
+
+/// Appends everything of a record of class IN but its rdata, whose length is given.
+pub fn write_record_head(
+    out: &mut Vec<u8>,
+    owner: &[u8],
+    rtype: Rtype,
+    ttl: u32,
+    rdata_octets: usize,
+) {
+    out.extend_from_slice(owner);
+    out.extend_from_slice(&rtype.0.to_be_bytes());
+    out.extend_from_slice(&CLASS_IN.to_be_bytes());
+    out.extend_from_slice(&ttl.to_be_bytes());
+    out.extend_from_slice(&(rdata_octets as u16).to_be_bytes());
+}
+
 /// A response to a query of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
