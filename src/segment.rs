@@ -544,10 +544,10 @@ pub fn fuzz_records(octets: &[u8]) {
         assert!(value.len() <= STRING_OCTETS_MAX);
         let again = ConfigRecord::parse(&value).expect("our own record is read");
         assert!(config.title.starts_with(&again.title));
-        assert_eq!(ConfigRecord { title: String::new(), ..again }, ConfigRecord {
-            title: String::new(),
-            ..config
-        });
+        assert_eq!(
+            ConfigRecord { title: String::new(), ..again },
+            ConfigRecord { title: String::new(), ..config }
+        );
     }
     if let Ok(now) = NowRecord::parse(octets) {
         let mut value = Vec::new();

@@ -435,12 +435,7 @@ impl<'a, 'b> Response<'a, 'b> {
         }
     }
 
-    fn fill_apex(
-        &mut self,
-        snapshot: &Snapshot,
-        question: &Question<'_>,
-        apex: usize,
-    ) -> Filled {
+    fn fill_apex(&mut self, snapshot: &Snapshot, question: &Question<'_>, apex: usize) -> Filled {
         match question.qtype {
             Rtype::SOA | Rtype::ANY => {
                 self.push_soa(snapshot, apex, SOA_TTL);
@@ -645,8 +640,7 @@ impl<'a, 'b> Response<'a, 'b> {
         let head = wire::HEADER_OCTETS + self.query.question.map_or(0, |q| q.octets.len());
         let whole = self.out.len() + self.opt_octets();
         let too_long = whole > self.limit();
-        let unpaid =
-            self.request.limited && !self.verified && whole > self.request.message.len();
+        let unpaid = self.request.limited && !self.verified && whole > self.request.message.len();
         let mut flags = FLAG_QR | self.query.flags & FLAG_RD;
         if outcome == Outcome::Truncated || too_long || unpaid {
             self.out.truncate(head);
@@ -852,8 +846,7 @@ pub fn fuzz_respond(message: &[u8]) {
         (Transport::Tcp, false),
     ] {
         let client = IpAddr::from([127, 0, 0, 1]);
-        let request =
-            Request { message, transport, client, now, may_hold: !limited, limited };
+        let request = Request { message, transport, client, now, may_hold: !limited, limited };
         match zone.respond(&snapshot, &request, &mut out) {
             Disposition::Drop | Disposition::Hold { .. } => assert!(out.is_empty()),
             Disposition::Reply(reply) => {
@@ -988,8 +981,18 @@ mod tests {
     #[test]
     fn n04_n10_other_names_do_not_exist() {
         for name in [
-            "foo", "x.sequence", "seq_abc", "seq_", "seq_-1", "_dmarc", "seq_007", "seq_+7",
-            "seq_18446744073709551616", "now_", "now_12345678901234567", "now_a-b",
+            "foo",
+            "x.sequence",
+            "seq_abc",
+            "seq_",
+            "seq_-1",
+            "_dmarc",
+            "seq_007",
+            "seq_+7",
+            "seq_18446744073709551616",
+            "now_",
+            "now_12345678901234567",
+            "now_a-b",
         ] {
             // A plus sign is no letter of a host name: build the name by its labels.
             let root: Name = "music.example.com".parse().unwrap();
@@ -1074,11 +1077,9 @@ mod tests {
         let cookie = Answer::read(&first.message, 0x1234, &query).unwrap().cookie.unwrap();
         assert_eq!(cookie.len(), 24);
         let late = Duration::from_secs(1801);
-        for (after, verified, kept) in [
-            (Duration::ZERO, true, true),
-            (late, true, false),
-            (2 * late, false, false),
-        ] {
+        for (after, verified, kept) in
+            [(Duration::ZERO, true, true), (late, true, false), (2 * late, false, false)]
+        {
             query.cookie = cookie.clone();
             let asked = ask_with(&query, UDP, after);
             let Disposition::Reply(reply) = asked.disposition else { panic!() };
