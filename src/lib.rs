@@ -5,6 +5,7 @@
 pub mod ascii;
 pub mod audio;
 pub mod codec;
+pub mod lookup;
 pub mod publication;
 pub mod segment;
 pub mod units;
