@@ -5,5 +5,6 @@
 pub mod ascii;
 pub mod audio;
 pub mod codec;
+pub mod resample;
 pub mod units;
 pub mod wire;
