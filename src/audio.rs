@@ -4,6 +4,26 @@
 //! and its queue behind them. Whoever has no clock of his own (a file, a tone) says so, and the
 //! pipeline paces him against deadlines. PCM is interleaved `i16`, length = samples × channels.
 
+#[cfg(feature = "device")]
+pub mod device;
+mod kind;
+mod memory;
+mod mix;
+pub mod programme;
+mod raw;
+mod tone;
+mod wav;
+mod wav_header;
+mod wav_sink;
+
+pub use kind::{SinkKind, SourceKind, SpecError, default_output_works};
+pub use memory::{MemorySink, NullSink};
+pub use programme::ProgrammeSource;
+pub use raw::{RawSink, RawSource};
+pub use tone::ToneSource;
+pub use wav::{WavSource, fuzz_wav};
+pub use wav_sink::WavSink;
+
 use crate::units::Format;
 use std::fmt;
 use std::time::Duration;
@@ -81,6 +101,22 @@ pub enum AudioError {
     },
 }
 
+impl AudioError {
+    /// The operation `what` failed because of `cause`.
+    pub(crate) fn failed(what: impl Into<String>, cause: impl fmt::Display) -> AudioError {
+        AudioError::Failed { what: what.into(), cause: cause.to_string() }
+    }
+
+    /// An I/O operation failed; the cause in the system's words, lower case, without its number.
+    pub(crate) fn io(what: impl Into<String>, error: &std::io::Error) -> AudioError {
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        let mut letters = text.chars();
+        let first = letters.next().map(|c| c.to_ascii_lowercase());
+        AudioError::failed(what, first.into_iter().chain(letters).collect::<String>())
+    }
+}
+
 impl fmt::Display for AudioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -91,3 +127,16 @@ impl fmt::Display for AudioError {
 }
 
 impl std::error::Error for AudioError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_read_as_one_lower_case_line() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let error = AudioError::io("open wav file \"x.wav\"", &missing);
+        assert_eq!(error.to_string(), "cannot open wav file \"x.wav\": no such file or directory");
+        assert_eq!(AudioError::Closed.to_string(), "closed by the other end");
+    }
+}

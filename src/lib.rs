@@ -7,6 +7,7 @@ pub mod audio;
 pub mod codec;
 pub mod lookup;
 pub mod publication;
+pub mod resample;
 pub mod segment;
 pub mod units;
 pub mod window;
