@@ -5,7 +5,9 @@
 pub mod ascii;
 pub mod audio;
 pub mod codec;
+pub mod follow;
 pub mod lookup;
+pub mod playout;
 pub mod publication;
 pub mod resample;
 pub mod segment;

@@ -1,0 +1,663 @@
+//! What is heard next: segments in any order go into the [`JitterBuffer`], frames in order come
+//! out, with concealment where something is missing.
+//!
+//! Time goes on here whatever happens: once playing has begun, every call of [`JitterBuffer::pull`]
+//! yields one frame's worth of sound or silence. A damaged packet is concealed at its place. A lost
+//! segment is concealed for 120 ms and silent for the rest of its time, so that what follows stays
+//! where it belongs. A late segment is waited for, and what comes after it is heard later by the
+//! wait; when segments behind it are here, it is given up after half a second.
+//!
+//! No clock: `now` is an argument. No codec: packets come out as they came in.
+
+use crate::units::Sequence;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Segments held at the same time.
+const SEGMENTS_MAX: usize = 64;
+/// Concealment is faded out within this time.
+const CONCEAL: Duration = Duration::from_millis(120);
+/// A return from silence is faded in within this time.
+const FADE_IN: Duration = Duration::from_millis(20);
+/// A late segment is given up after this time, when one behind it is here.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Beyond its target by more than this, the latency is brought back by skipping a segment.
+const EXCESS_MAX: Duration = Duration::from_secs(3);
+/// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
+const PRIMING_PACKETS: usize = 2;
+
+/// What became of a segment handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// It will be played.
+    Inserted,
+    /// It was there already.
+    Duplicate,
+    /// Its time is over.
+    Late,
+    /// Nothing that far ahead is held.
+    BeyondLimit,
+}
+
+/// The next frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Play {
+    /// Playing has not begun: nothing is to be written.
+    Idle,
+    /// To be decoded and not heard; ask again for the frame.
+    Prime(Vec<u8>),
+    /// To be decoded and heard.
+    Packet(Vec<u8>),
+    /// To be concealed by the decoder.
+    Conceal,
+    /// Silence.
+    Silence,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlayoutStats {
+    /// Frames played from packets.
+    pub played: u64,
+    /// Frames concealed or silent in place of packets that were damaged or lost.
+    pub missing: u64,
+    /// Frames of waiting for a segment that was late.
+    pub stalled: u64,
+    /// Times that sound was interrupted: a lost segment, or a wait for a late one.
+    pub gaps: u64,
+    /// Segments that came when their time was over.
+    pub late: u64,
+    /// Segments that came more than once.
+    pub duplicates: u64,
+    /// Segments left out to bring the latency back.
+    pub skipped: u64,
+}
+
+/// Why the sound stopped where it should have gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapCause {
+    /// The segment could not be fetched.
+    Lost,
+    /// The segment is not here yet.
+    Late,
+}
+
+/// An interruption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The segment that is missing.
+    pub sequence: Sequence,
+    /// Why.
+    pub cause: GapCause,
+}
+
+#[derive(Debug)]
+struct Buffered {
+    packets: Vec<Option<Vec<u8>>>,
+    captured: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// Nothing to play is known.
+    Idle,
+    /// Playing begins at `at` with `sequence`, `skip` into it.
+    Waiting { sequence: Sequence, at: Instant, skip: Duration },
+    /// Frame `index` of `sequence` is next.
+    Playing { sequence: Sequence, index: usize },
+    /// `sequence` is late since `since`.
+    Stalled { sequence: Sequence, since: Instant },
+    /// `sequence` is lost; `left` frames stand in for it.
+    Missing { sequence: Sequence, left: usize },
+}
+
+/// Puts segments in order and tells what is heard next.
+#[derive(Debug)]
+pub struct JitterBuffer {
+    frame: Duration,
+    state: State,
+    buffered: BTreeMap<Sequence, Buffered>,
+    lost: BTreeSet<Sequence>,
+    /// Packets to be decoded unheard, last first.
+    priming: Vec<Vec<u8>>,
+    /// Whether anything was ever played.
+    begun: bool,
+    /// Length of the segment played last, in frames.
+    typical: usize,
+    /// Frames since the last packet was heard.
+    silent_for: usize,
+    /// From capture to play, as it was at the start, and as it is.
+    target: Option<Duration>,
+    latency: Option<Duration>,
+    gap: Option<Gap>,
+    stats: PlayoutStats,
+}
+
+impl JitterBuffer {
+    /// An empty buffer for frames that last `frame`.
+    ///
+    /// # Panics
+    /// When `frame` is zero.
+    pub fn new(frame: Duration) -> JitterBuffer {
+        assert!(!frame.is_zero());
+        JitterBuffer {
+            frame,
+            state: State::Idle,
+            buffered: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            priming: Vec::new(),
+            begun: false,
+            typical: 1,
+            silent_for: usize::MAX / 2,
+            target: None,
+            latency: None,
+            gap: None,
+            stats: PlayoutStats::default(),
+        }
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> PlayoutStats {
+        self.stats
+    }
+
+    /// Time from capture to [`JitterBuffer::pull`] of the segment that is playing, if known.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    /// Whether sound has begun.
+    pub fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Sound that is here and not yet played.
+    pub fn level(&self) -> Duration {
+        let frames: usize = self.buffered.values().map(|segment| segment.packets.len()).sum();
+        let played = match self.state {
+            State::Playing { index, .. } => index,
+            _ => 0,
+        };
+        self.frame * frames.saturating_sub(played) as u32
+    }
+
+    /// Whether everything that came was played, and nothing is being waited for.
+    pub fn is_drained(&self) -> bool {
+        self.buffered.is_empty() && !matches!(self.state, State::Missing { .. })
+    }
+
+    /// The interruption that began since the last call, if any.
+    pub fn take_gap(&mut self) -> Option<Gap> {
+        self.gap.take()
+    }
+
+    /// Changes the frame duration, with a new stream; what was buffered is gone.
+    pub fn restart(&mut self, frame: Duration) {
+        assert!(!frame.is_zero());
+        self.frame = frame;
+        self.buffered.clear();
+        self.lost.clear();
+        self.priming.clear();
+        self.state = State::Idle;
+    }
+
+    /// Begins, or begins anew, with `sequence`, whose first sample is to be heard at `play_at`. What
+    /// is buffered below it is dropped; with `fresh`, everything is, as numbers begin anew.
+    pub fn start(&mut self, now: Instant, sequence: Sequence, play_at: Instant, fresh: bool) {
+        self.buffered = if fresh { BTreeMap::new() } else { self.buffered.split_off(&sequence) };
+        self.lost.clear();
+        self.priming.clear();
+        self.target = None;
+        let skip = now.saturating_duration_since(play_at);
+        self.state = State::Waiting { sequence, at: play_at.max(now), skip };
+    }
+
+    /// Hands in a segment: its packets, `None` where one is damaged, and its capture time.
+    pub fn insert(
+        &mut self,
+        sequence: Sequence,
+        packets: Vec<Option<Vec<u8>>>,
+        captured: Option<Instant>,
+    ) -> Insertion {
+        let next = match self.state {
+            State::Idle => 0,
+            State::Waiting { sequence, .. } | State::Stalled { sequence, .. } => sequence,
+            State::Playing { sequence: current, .. } if self.buffered.contains_key(&current) => {
+                current
+            }
+            State::Playing { sequence, .. } => sequence,
+            State::Missing { sequence, .. } => sequence + 1,
+        };
+        let insertion = if sequence < next || packets.is_empty() {
+            self.stats.late += 1;
+            Insertion::Late
+        } else if self.buffered.contains_key(&sequence) {
+            self.stats.duplicates += 1;
+            Insertion::Duplicate
+        } else if self.buffered.len() >= SEGMENTS_MAX {
+            Insertion::BeyondLimit
+        } else {
+            self.lost.remove(&sequence);
+            self.buffered.insert(sequence, Buffered { packets, captured });
+            Insertion::Inserted
+        };
+        debug_assert!(self.buffered.len() <= SEGMENTS_MAX);
+        insertion
+    }
+
+    /// Hears that a segment will not come.
+    pub fn lose(&mut self, sequence: Sequence) {
+        if !self.buffered.contains_key(&sequence) && self.lost.len() < SEGMENTS_MAX {
+            self.lost.insert(sequence);
+        }
+    }
+
+    /// The next frame.
+    pub fn pull(&mut self, now: Instant) -> Play {
+        if let Some(packet) = self.priming.pop() {
+            return Play::Prime(packet);
+        }
+        loop {
+            match self.state {
+                State::Idle => return self.nothing(),
+                State::Waiting { sequence, at, skip } => {
+                    match self.begin(now, sequence, at, skip) {
+                        Some(play) => return play,
+                        None => continue,
+                    }
+                }
+                State::Playing { sequence, index } => {
+                    if let Some(play) = self.play(now, sequence, index) {
+                        return play;
+                    }
+                }
+                State::Stalled { sequence, since } => {
+                    let here = self.buffered.contains_key(&sequence);
+                    let overdue = now.saturating_duration_since(since) >= PATIENCE
+                        && self.buffered.keys().next().is_some();
+                    if here || overdue {
+                        // Its time was spent waiting: go on with what comes next.
+                        let next = if here { sequence } else { sequence + 1 };
+                        self.state = State::Playing { sequence: next, index: 0 };
+                        continue;
+                    }
+                    if self.lost.remove(&sequence) {
+                        let waited = now.saturating_duration_since(since);
+                        let waited = (waited.as_nanos() / self.frame.as_nanos()) as usize;
+                        let left = self.typical.saturating_sub(waited);
+                        self.state = State::Missing { sequence, left };
+                        continue;
+                    }
+                    self.stats.stalled += 1;
+                    return self.conceal();
+                }
+                State::Missing { sequence, left } => {
+                    if left == 0 {
+                        self.state = State::Playing { sequence: sequence + 1, index: 0 };
+                        continue;
+                    }
+                    self.state = State::Missing { sequence, left: left - 1 };
+                    self.stats.missing += 1;
+                    return self.conceal();
+                }
+            }
+        }
+    }
+
+    /// Waiting for the start: `None` when the state has moved on.
+    fn begin(
+        &mut self,
+        now: Instant,
+        sequence: Sequence,
+        at: Instant,
+        skip: Duration,
+    ) -> Option<Play> {
+        if self.lost.remove(&sequence) {
+            let length = self.frame * self.typical as u32;
+            let (at, skip) = (at + length.saturating_sub(skip), skip.saturating_sub(length));
+            self.state = State::Waiting { sequence: sequence + 1, at, skip };
+            return None;
+        }
+        let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
+        let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
+        if frames >= segment.packets.len() {
+            let length = self.frame * segment.packets.len() as u32;
+            self.buffered.remove(&sequence);
+            self.state = State::Waiting { sequence: sequence + 1, at, skip: skip - length };
+            return None;
+        }
+        if now < at {
+            return Some(self.nothing());
+        }
+        let past = frames.saturating_sub(PRIMING_PACKETS)..frames;
+        self.priming = segment.packets[past].iter().rev().flatten().cloned().collect();
+        // Later than planned when the segment was late: that is the path, so it stays like this.
+        self.target = segment
+            .captured
+            .map(|captured| now.saturating_duration_since(captured + self.frame * frames as u32));
+        self.latency = self.target;
+        self.state = State::Playing { sequence, index: frames };
+        self.priming.pop().map(Play::Prime)
+    }
+
+    /// A frame of the segment that is playing; `None` when the state has moved on.
+    fn play(&mut self, now: Instant, sequence: Sequence, index: usize) -> Option<Play> {
+        let Some(segment) = self.buffered.get_mut(&sequence) else {
+            let lost = self.lost.remove(&sequence);
+            let cause = if lost { GapCause::Lost } else { GapCause::Late };
+            self.stats.gaps += 1;
+            self.gap = Some(Gap { sequence, cause });
+            self.state = match cause {
+                GapCause::Lost => State::Missing { sequence, left: self.typical },
+                GapCause::Late => State::Stalled { sequence, since: now },
+            };
+            return None;
+        };
+        if index == 0 {
+            self.latency = segment.captured.map(|at| now.saturating_duration_since(at));
+            let excess =
+                self.latency.zip(self.target).map(|(is, target)| is.saturating_sub(target));
+            if excess.is_some_and(|excess| excess > EXCESS_MAX) {
+                self.stats.skipped += 1;
+                self.buffered.remove(&sequence);
+                self.state = State::Playing { sequence: sequence + 1, index: 0 };
+                return None;
+            }
+        }
+        let Some(packet) = segment.packets.get_mut(index) else {
+            self.typical = segment.packets.len();
+            self.buffered.remove(&sequence);
+            self.state = State::Playing { sequence: sequence + 1, index: 0 };
+            return None;
+        };
+        let packet = packet.take();
+        self.begun = true;
+        self.state = State::Playing { sequence, index: index + 1 };
+        let Some(packet) = packet else {
+            self.stats.missing += 1;
+            return Some(self.conceal());
+        };
+        self.stats.played += 1;
+        self.silent_for = 0;
+        Some(Play::Packet(packet))
+    }
+
+    /// Nothing to play: silence, if there was sound before.
+    fn nothing(&mut self) -> Play {
+        if self.begun { self.conceal() } else { Play::Idle }
+    }
+
+    /// Concealment while it can be heard, silence after.
+    fn conceal(&mut self) -> Play {
+        self.silent_for = self.silent_for.saturating_add(1);
+        let frames = CONCEAL.as_nanos().div_ceil(self.frame.as_nanos()) as usize;
+        if self.silent_for <= frames { Play::Conceal } else { Play::Silence }
+    }
+}
+
+/// Fades concealment out and the return from silence in, sample by sample, so that no gap begins
+/// or ends with a click.
+#[derive(Debug)]
+pub struct Fader {
+    /// 0 to 1.
+    gain: f32,
+    fade_out_step: f32,
+    fade_in_step: f32,
+    channels: usize,
+}
+
+impl Fader {
+    /// A fader for PCM at `samples_per_second`, silent at first.
+    pub fn new(samples_per_second: u32, channels: usize) -> Fader {
+        let step = |time: Duration| 1.0 / (time.as_secs_f32() * samples_per_second as f32).max(1.0);
+        Fader { gain: 0.0, fade_out_step: step(CONCEAL), fade_in_step: step(FADE_IN), channels }
+    }
+
+    /// Shapes decoded sound (interleaved); exact once it has faded in.
+    pub fn sound(&mut self, pcm: &mut [i16]) {
+        if self.gain >= 1.0 {
+            return;
+        }
+        for samples in pcm.chunks_mut(self.channels) {
+            self.gain = (self.gain + self.fade_in_step).min(1.0);
+            samples.iter_mut().for_each(|sample| *sample = (f32::from(*sample) * self.gain) as i16);
+        }
+    }
+
+    /// Shapes concealment (interleaved).
+    pub fn concealment(&mut self, pcm: &mut [i16]) {
+        for samples in pcm.chunks_mut(self.channels) {
+            self.gain = (self.gain - self.fade_out_step).max(0.0);
+            samples.iter_mut().for_each(|sample| *sample = (f32::from(*sample) * self.gain) as i16);
+        }
+    }
+
+    /// Hears that silence follows.
+    pub fn silence(&mut self) {
+        self.gain = 0.0;
+    }
+}
+
+/// Body of the fuzz target `jitter_buffer`: each pair of octets is an operation.
+#[doc(hidden)]
+pub fn fuzz_jitter_buffer(operations: &[u8]) {
+    let frame = Duration::from_millis(60);
+    let mut buffer = JitterBuffer::new(frame);
+    let mut now = Instant::now();
+    let mut newest = None;
+    for operation in operations.chunks_exact(2).take(4000) {
+        let sequence = u64::from(operation[1]);
+        match operation[0] % 8 {
+            0 => {
+                let packets =
+                    vec![Some(sequence.to_be_bytes().to_vec()); usize::from(operation[0])];
+                buffer.insert(sequence, packets, Some(now));
+            }
+            1 => buffer.lose(sequence),
+            2 => {
+                newest = None;
+                let at = now + frame * u32::from(operation[0]);
+                buffer.start(now, sequence, at - Duration::from_secs(2), operation[0] > 127);
+            }
+            3 => now += frame * u32::from(operation[1]),
+            4 => buffer.restart(frame),
+            _ => {
+                let mut plays = 0;
+                loop {
+                    let play = buffer.pull(now);
+                    plays += 1;
+                    assert!(plays <= PRIMING_PACKETS + 1, "a frame comes after the priming");
+                    if let Play::Packet(packet) = &play {
+                        let octets = packet[..8].try_into().expect("eight octets");
+                        let number = u64::from_be_bytes(octets);
+                        assert!(newest.is_none_or(|newest| newest <= number), "in order");
+                        newest = Some(number);
+                    }
+                    if !matches!(play, Play::Prime(_)) {
+                        break;
+                    }
+                }
+                now += frame;
+            }
+        }
+        assert!(buffer.buffered.len() <= SEGMENTS_MAX && buffer.lost.len() <= SEGMENTS_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: Duration = Duration::from_millis(60);
+
+    /// Three packets, named by sequence and index.
+    fn packets(sequence: u64) -> Vec<Option<Vec<u8>>> {
+        (0..3).map(|index| Some(vec![sequence as u8, index])).collect()
+    }
+
+    struct Listener {
+        buffer: JitterBuffer,
+        now: Instant,
+    }
+
+    impl Listener {
+        fn new() -> Listener {
+            Listener { buffer: JitterBuffer::new(FRAME), now: Instant::now() }
+        }
+
+        fn insert(&mut self, sequence: u64) -> Insertion {
+            self.buffer.insert(sequence, packets(sequence), None)
+        }
+
+        /// Pulls `frames` frames: `a0` for the first packet of segment 10, `~` for concealment, `_`
+        /// for silence, `.` for nothing, `(a0)` for priming.
+        fn hear(&mut self, frames: usize) -> String {
+            let mut heard = String::new();
+            let name =
+                |packet: Vec<u8>| format!("{}{}", (b'a' + packet[0] - 10) as char, packet[1]);
+            for _ in 0..frames {
+                loop {
+                    match self.buffer.pull(self.now) {
+                        Play::Prime(packet) => {
+                            heard.push_str(&format!("({})", name(packet)));
+                            continue;
+                        }
+                        Play::Packet(packet) => heard.push_str(&name(packet)),
+                        Play::Conceal => heard.push('~'),
+                        Play::Silence => heard.push('_'),
+                        Play::Idle => heard.push('.'),
+                    }
+                    break;
+                }
+                self.now += FRAME;
+            }
+            heard
+        }
+    }
+
+    #[test]
+    fn segments_in_any_order_are_played_in_order_from_the_start_time() {
+        let mut listener = Listener::new();
+        let start = listener.now + 2 * FRAME;
+        listener.buffer.start(listener.now, 10, start, true);
+        assert_eq!(listener.insert(11), Insertion::Inserted);
+        assert_eq!(listener.insert(10), Insertion::Inserted);
+        assert_eq!(listener.insert(10), Insertion::Duplicate);
+        assert_eq!(listener.insert(9), Insertion::Late);
+        assert_eq!(listener.hear(8), "..a0a1a2b0b1b2");
+        assert_eq!(listener.insert(10), Insertion::Late);
+    }
+
+    #[test]
+    fn a_start_in_the_past_joins_midway_with_a_primed_decoder() {
+        let mut listener = Listener::new();
+        let start = listener.now - 5 * FRAME;
+        listener.buffer.start(listener.now, 10, start, true);
+        (10..13).for_each(|sequence| drop(listener.insert(sequence)));
+        assert_eq!(listener.hear(4), "(b0)(b1)b2c0c1c2");
+    }
+
+    #[test]
+    fn a_damaged_packet_is_concealed_at_its_place() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        let mut damaged = packets(10);
+        damaged[1] = None;
+        listener.buffer.insert(10, damaged, None);
+        listener.insert(11);
+        assert_eq!(listener.hear(6), "a0~a2b0b1b2");
+        assert_eq!((listener.buffer.stats().missing, listener.buffer.stats().gaps), (1, 0));
+    }
+
+    #[test]
+    fn a_lost_segment_keeps_its_time() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        listener.insert(12);
+        listener.buffer.lose(11);
+        assert_eq!(listener.hear(9), "a0a1a2~~_c0c1c2");
+        let gap = Gap { sequence: 11, cause: GapCause::Lost };
+        assert_eq!(listener.buffer.take_gap(), Some(gap));
+        assert_eq!(listener.buffer.take_gap(), None);
+    }
+
+    #[test]
+    fn a_late_segment_is_waited_for_and_played_whole() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        assert_eq!(listener.hear(7), "a0a1a2~~__");
+        listener.insert(11);
+        assert_eq!(listener.hear(4), "b0b1b2~");
+        let stats = listener.buffer.stats();
+        assert_eq!((stats.stalled, stats.gaps, stats.played), (5, 2, 6));
+    }
+
+    #[test]
+    fn a_late_segment_is_given_up_when_there_is_something_behind_it() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        listener.insert(12);
+        // 500 ms of patience are 9 frames of 60 ms.
+        assert_eq!(listener.hear(14), "a0a1a2~~_______c0c1");
+        assert_eq!(listener.insert(11), Insertion::Late);
+    }
+
+    #[test]
+    fn a_jump_leaves_out_what_is_below_it() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        assert_eq!(listener.hear(1), "a0");
+        listener.insert(15);
+        listener.buffer.start(listener.now, 14, listener.now + FRAME, false);
+        assert_eq!(listener.hear(1), "~");
+        listener.insert(14);
+        assert_eq!(listener.hear(6), "e0e1e2f0f1f2");
+        // Another run, with numbers below all those before.
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        assert_eq!(listener.hear(2), "a0a1");
+    }
+
+    #[test]
+    fn far_beyond_its_target_the_latency_is_brought_back() {
+        let mut listener = Listener::new();
+        let begin = listener.now;
+        listener.buffer.start(begin, 10, begin, true);
+        listener.buffer.insert(10, packets(10), Some(begin));
+        assert_eq!(listener.hear(3), "a0a1a2");
+        assert_eq!(listener.buffer.latency(), Some(Duration::ZERO));
+        listener.now += Duration::from_secs(4);
+        listener.buffer.insert(11, packets(11), Some(begin + 3 * FRAME));
+        listener.buffer.insert(12, packets(12), Some(begin + Duration::from_secs(4)));
+        assert_eq!(listener.hear(1), "c0");
+        assert_eq!(listener.buffer.stats().skipped, 1);
+    }
+
+    #[test]
+    fn no_more_is_held_than_the_limit() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        for sequence in 10..10 + SEGMENTS_MAX as u64 {
+            assert_eq!(listener.insert(sequence), Insertion::Inserted);
+        }
+        assert_eq!(listener.insert(1000), Insertion::BeyondLimit);
+    }
+
+    #[test]
+    fn fades_are_smooth_and_sound_is_exact_between_them() {
+        let mut fader = Fader::new(16_000, 1);
+        let mut pcm = vec![10_000i16; 960];
+        fader.sound(&mut pcm);
+        assert!(pcm[0] < 100 && pcm.is_sorted() && pcm[400] == 10_000);
+        let mut exact = vec![12_345i16; 960];
+        fader.sound(&mut exact);
+        assert!(exact.iter().all(|&sample| sample == 12_345));
+        let mut concealed = vec![10_000i16; 1920];
+        fader.concealment(&mut concealed);
+        assert!(concealed.is_sorted_by(|a, b| a >= b) && concealed[1919] == 0);
+    }
+}
