@@ -1,8 +1,8 @@
 //! Packets as ASCII text and back.
 //!
-//! A TXT record could hold octets, but many a server, resolver and tool on the way handles text only,
-//! so each packet travels as printable ASCII, encoded by itself. The default is basE91, the densest;
-//! none of the encodings here uses `'`, which ends the index in front of the text.
+//! A TXT record could hold octets, but many a server, resolver and tool on the way handles text
+//! only, so each packet travels as printable ASCII, encoded by itself. The default is basE91, the
+//! densest; none of the encodings here uses `'`, which ends the index in front of the text.
 //!
 //! Decoding is strict. Whatever [`Asciializer::decode`] accepts, [`Asciializer::encode`] gives back
 //! character for character; so two different texts never stand for one packet, and a text that was
@@ -152,8 +152,8 @@ pub enum AsciiError {
         /// Where the group starts.
         at: usize,
     },
-    /// The octets that this stands for are encoded otherwise: bits beyond the last octet are set, or
-    /// a character is missing or too many.
+    /// The octets that this stands for are encoded otherwise: bits beyond the last octet are set,
+    /// or a character is missing or too many.
     NonCanonical {
         /// The first character that the encoder would have written otherwise.
         at: usize,
@@ -193,9 +193,10 @@ pub fn base91_decode(text: &[u8], octets: &mut Vec<u8>) -> Result<(), AsciiError
     let start = octets.len();
     octets.reserve(text.len());
     DecodeIterator::new(text.iter().copied()).for_each(|octet| octets.push(octet));
-    // In front of the last one or two characters, every pair stands for 13 or 14 bits and no other pair
-    // for the same. At the end, bits beyond the last octet can be set, or a whole character too many can
-    // follow. The encoder itself is the judge, so nothing that it writes can ever be rejected.
+    // In front of the last one or two characters, every pair stands for 13 or 14 bits and no other
+    // pair for the same. At the end, bits beyond the last octet can be set, or a whole character
+    // too many can follow. The encoder itself is the judge, so nothing that it writes can ever be
+    // rejected.
     let mut again = EncodeIterator::new(octets[start..].iter().copied());
     let differs = text.iter().position(|&c| again.next() != Some(c));
     let differs = differs.or_else(|| again.next().map(|_| text.len()));
@@ -211,8 +212,8 @@ pub fn base91_decode(text: &[u8], octets: &mut Vec<u8>) -> Result<(), AsciiError
 /// Exercises every encoding with `octets`, as a packet and as a text. The body of a fuzz target.
 ///
 /// # Panics
-/// When a packet does not survive being text, when an accepted text is not the one text of its packet,
-/// when a text is longer than promised, or when a destination loses what it held.
+/// When a packet does not survive being text, when an accepted text is not the one text of its
+/// packet, when a text is longer than promised, or when a destination loses what it held.
 pub fn fuzz_ascii(octets: &[u8]) {
     const HELD: &[u8] = b"held";
     for kind in AsciiKind::ALL {
@@ -261,15 +262,15 @@ impl Asciializer for Base91 {
     }
 
     fn packet_octets_max(&self, text_chars_max: usize) -> usize {
-        // Two characters hold 13 bits at least, so ⌈16 n / 13⌉ characters always do for n octets; octets
-        // of 0xff need as many. The inverse is ⌊13 chars / 16⌋, here without overflow.
+        // Two characters hold 13 bits at least, so ⌈16 n / 13⌉ characters always do for n octets;
+        // octets of 0xff need as many. The inverse is ⌊13 chars / 16⌋, here without overflow.
         text_chars_max / 16 * 13 + text_chars_max % 16 * 13 / 16
     }
 }
 
-/// [`AsciiKind::Base85`]: five digits, most significant first, for four octets; a shorter last group is
-/// filled up with zero octets to encode and with the highest digit to decode, and the filling cut off
-/// again, so that r octets have r + 1 characters.
+/// [`AsciiKind::Base85`]: five digits, most significant first, for four octets; a shorter last
+/// group is filled up with zero octets to encode and with the highest digit to decode, and the
+/// filling cut off again, so that r octets have r + 1 characters.
 struct Base85;
 
 /// RFC 1924 §4.2, in the order of digits.
@@ -437,7 +438,8 @@ mod tests {
 
     #[test]
     fn known_texts() {
-        // RFC 4648 §10; Python 3.11 base64.b85encode; the base91 crate's and PyPI base91's own example.
+        // RFC 4648 §10; Python 3.11 base64.b85encode; the base91 crate's and PyPI base91's own
+        // example.
         let pairs: [(AsciiKind, &[u8], &str); 20] = [
             (AsciiKind::Base91, b"", ""),
             (AsciiKind::Base91, b"test", "fPNKd"),
@@ -517,7 +519,8 @@ mod tests {
             let ascii = kind.build();
             let mut worst = Vec::new();
             for octets in 0..1_000 {
-                // Octets of 0xff are the worst that basE91 can meet; elsewhere only the length counts.
+                // Octets of 0xff are the worst that basE91 can meet; elsewhere only the length
+                // counts.
                 worst.clear();
                 ascii.encode(&vec![0xff; octets], &mut worst);
                 assert!(ascii.packet_octets_max(worst.len()) >= octets, "{kind} {octets}");

@@ -1,11 +1,11 @@
 //! Codecs: PCM frames to packets and back.
 //!
 //! A *frame* is a fixed count of samples per channel, a *packet* what the codec makes of one frame.
-//! PCM is interleaved `i16`, so its length is samples × channels. An encoder is handed the slice that
-//! the packet must fit: that is the only limit on a packet's length, and nothing behind it can overflow.
-//! A decoder meets whatever the network brings: damaged packets are values, never panics, and a packet
-//! of another duration than the stream's is refused before it touches the decoder, because a damaged
-//! Opus packet often decodes to something, only longer or shorter.
+//! PCM is interleaved `i16`, so its length is samples × channels. An encoder is handed the slice
+//! that the packet must fit: that is the only limit on a packet's length, and nothing behind it can
+//! overflow. A decoder meets whatever the network brings: damaged packets are values, never panics,
+//! and a packet of another duration than the stream's is refused before it touches the decoder,
+//! because a damaged Opus packet often decodes to something, only longer or shorter.
 //!
 //! | kind | rates | channels | frames | packet |
 //! | --- | --- | --- | --- | --- |
@@ -15,7 +15,8 @@
 //! | `codec2-2400`, `-3200` | 8 kHz | 1 | 20 ms | 6, 8 octets |
 //!
 //! Opus runs without DTX, so that the stream has a packet for every frame and its own clock, and
-//! without in-band FEC, which protects against the loss of one packet; here whole segments are lost.
+//! without in-band FEC, which protects against the loss of one packet; here whole segments are
+//! lost.
 //!
 //! Sources: RFC 6716 (Opus; §3.1 for the durations of packets), libopus `opus_encoder.c` for what
 //! small caps do, David Rowe's Codec2.
@@ -53,8 +54,9 @@ pub trait Decoder: Send {
     /// The format of the PCM that comes out. The rate may differ from the stream's.
     fn format(&self) -> Format;
 
-    /// Samples per channel in a decoded frame, at the rate of [`Decoder::format`]. Constant, but for
-    /// a decoder that was not told and learns it from its first good packet ([`build_decoder`]).
+    /// Samples per channel in a decoded frame, at the rate of [`Decoder::format`]. Constant, but
+    /// for a decoder that was not told and learns it from its first good packet
+    /// ([`build_decoder`]).
     fn frame_samples(&self) -> usize;
 
     /// Decompresses one packet into `out` (interleaved, length at least frame samples × channels),
@@ -156,11 +158,13 @@ impl CodecKind {
         }
     }
 
-    /// The least cap in octets ([`Encoder::encode`]) that the codec can do anything with. Every packet
-    /// of Codec2 has this length. Opus obeys lower caps too, but fills 60 ms with nothing then.
+    /// The least cap in octets ([`Encoder::encode`]) that the codec can do anything with. Every
+    /// packet of Codec2 has this length. Opus obeys lower caps too, but fills 60 ms with nothing
+    /// then.
     pub fn packet_octets_min(self) -> usize {
         match self {
-            // libopus gives up below 300 octets a second, counting whole frames a second: 16 at 60 ms.
+            // libopus gives up below 300 octets a second, counting whole frames a second: 16 at 60
+            // ms.
             CodecKind::Opus => 19,
             CodecKind::Codec2At1200 | CodecKind::Codec2At2400 => 6,
             CodecKind::Codec2At1300 | CodecKind::Codec2At1400 => 7,
@@ -312,7 +316,8 @@ impl EncoderSettings {
     /// Checks all settings, and returns the samples per channel in a frame. Works in every build.
     ///
     /// # Errors
-    /// [`CodecError::Unsupported`] names the first setting that the codec cannot do, and what it can.
+    /// [`CodecError::Unsupported`] names the first setting that the codec cannot do, and what it
+    /// can.
     pub fn frame_samples(&self) -> Result<usize, CodecError> {
         let kind = self.kind;
         kind.check_format(self.format)?;
@@ -357,16 +362,16 @@ pub fn build_encoder(settings: &EncoderSettings) -> Result<Box<dyn Encoder>, Cod
 
 /// Makes a decoder for a stream of `kind` and `stream` format, to play at `output_rate`.
 ///
-/// Opus decodes at `output_rate` itself if Opus has that rate, else at its next higher rate, or 48 kHz
-/// when there is none; Codec2 always decodes at 8 kHz. [`Decoder::format`] tells; the rest of the way
-/// is the caller's. Channels are the stream's, whatever the packets' own headers say: a stereo stream
-/// may carry packets coded as mono.
+/// Opus decodes at `output_rate` itself if Opus has that rate, else at its next higher rate, or 48
+/// kHz when there is none; Codec2 always decodes at 8 kHz. [`Decoder::format`] tells; the rest of
+/// the way is the caller's. Channels are the stream's, whatever the packets' own headers say: a
+/// stereo stream may carry packets coded as mono.
 ///
-/// `frame_samples` is the length of a packet in samples per channel *at the stream's rate*, any whole
-/// number of 2.5 ms up to 120 ms for Opus. With `None`, the first good packet decides for all that
-/// follow; until then [`Decoder::frame_samples`] is the base layer's 60 ms, and a caller should hand
-/// out room for [`FRAME_SAMPLES_MAX`]. Should packets then be refused for their duration one after the
-/// other, the first was not of this stream: build a new decoder.
+/// `frame_samples` is the length of a packet in samples per channel *at the stream's rate*, any
+/// whole number of 2.5 ms up to 120 ms for Opus. With `None`, the first good packet decides for all
+/// that follow; until then [`Decoder::frame_samples`] is the base layer's 60 ms, and a caller
+/// should hand out room for [`FRAME_SAMPLES_MAX`]. Should packets then be refused for their
+/// duration one after the other, the first was not of this stream: build a new decoder.
 ///
 /// # Errors
 /// As [`build_encoder`].
@@ -607,8 +612,8 @@ use self::codec2::{codec2_decoder, codec2_encoder};
 
 /// Decodes `octets` as a stream, concealing what is refused. The body of a fuzz target.
 ///
-/// The first octet selects codec and format; then packets follow, each after an octet with its length,
-/// where 255 is a lost one.
+/// The first octet selects codec and format; then packets follow, each after an octet with its
+/// length, where 255 is a lost one.
 ///
 /// # Panics
 /// When a decoder breaks its contract.

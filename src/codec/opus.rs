@@ -60,7 +60,8 @@ pub(super) fn opus_decoder(
     let rate = rates.iter().find(|&&rate| rate >= output_rate).unwrap_or(&SampleRate::HZ_48000);
     let format = Format::new(*rate, stream.channels);
     let decoder = opus::Decoder::new(rate.hz(), opus_channels(stream.channels)).map_err(refused)?;
-    // Exact: the frame is a multiple of 2.5 ms, and that is a whole number of samples at every rate.
+    // Exact: the frame is a multiple of 2.5 ms, and that is a whole number of samples at every
+    // rate.
     let convert = |samples| samples * rate.hz() as usize / stream.rate.hz() as usize;
     Ok(Box::new(OpusDecoder { decoder, format, frame_samples: frame_samples.map(convert) }))
 }
