@@ -61,7 +61,7 @@ pub trait Decoder: Send {
 
     /// Decompresses one packet into `out` (interleaved, length at least frame samples × channels),
     /// or conceals one lost frame when `packet` is `None`; returns samples per channel, always
-    /// [`Decoder::frame_samples`].
+    /// [`Decoder::frame_samples`]. Concealment that goes on grows silent.
     ///
     /// # Errors
     /// When the packet is damaged or of another duration; the frame counts as lost, and is to be
@@ -580,6 +580,71 @@ fn output(out: &mut [i16], needed: usize) -> Result<&mut [i16], CodecError> {
     out.get_mut(..needed).ok_or(CodecError::OutputLength { len, needed })
 }
 
+/// Makes concealment grow silent, and what comes after it begin without a click.
+///
+/// libopus does not: after a steady tone it goes on with noise as loud as the tone, for ever; and
+/// here it is not one frame that is lost but a segment of many.
+#[cfg(any(feature = "opus", feature = "codec2"))]
+struct Fade {
+    format: Format,
+    /// Samples per channel since the last good packet, up to [`Fade::SILENT`].
+    lost_samples: u64,
+}
+
+#[cfg(any(feature = "opus", feature = "codec2"))]
+impl Fade {
+    /// How long concealment is as loud as it comes.
+    const FULL: Duration = Duration::from_millis(60);
+    /// From when on it is silent.
+    const SILENT: Duration = Duration::from_millis(240);
+    /// How long it takes to come back.
+    const RETURN: Duration = Duration::from_millis(5);
+
+    /// In front of the first packet, there is silence.
+    fn new(format: Format) -> Fade {
+        Fade { format, lost_samples: format.rate.samples(Self::SILENT) }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.lost_samples >= self.format.rate.samples(Self::SILENT)
+    }
+
+    /// How loud concealment is now, 0 to 1.
+    fn gain(&self) -> f32 {
+        let [full, silent] = [Self::FULL, Self::SILENT].map(|time| self.format.rate.samples(time));
+        let left = silent.saturating_sub(self.lost_samples);
+        (left as f32 / (silent - full) as f32).min(1.0)
+    }
+
+    /// Adjusts a frame that the codec invented.
+    fn conceal(&mut self, pcm: &mut [i16]) {
+        for samples in pcm.chunks_mut(self.format.channels.count()) {
+            scale(samples, self.gain());
+            self.lost_samples += u64::from(!self.is_silent());
+        }
+    }
+
+    /// Adjusts a frame that was received.
+    fn receive(&mut self, pcm: &mut [i16]) {
+        let gain = self.gain();
+        self.lost_samples = 0;
+        if gain < 1.0 {
+            let ramp = self.format.rate.samples(Self::RETURN) as usize;
+            let frames = pcm.chunks_mut(self.format.channels.count());
+            for (index, samples) in frames.take(ramp).enumerate() {
+                scale(samples, gain + (1.0 - gain) * index as f32 / ramp as f32);
+            }
+        }
+    }
+}
+
+#[cfg(any(feature = "opus", feature = "codec2"))]
+fn scale(samples: &mut [i16], gain: f32) {
+    for sample in samples {
+        *sample = (f32::from(*sample) * gain) as i16;
+    }
+}
+
 #[cfg(not(feature = "opus"))]
 fn opus_encoder(_: &EncoderSettings, _: usize) -> Result<Box<dyn Encoder>, CodecError> {
     Err(CodecError::NotBuilt)
@@ -647,5 +712,331 @@ pub fn fuzz_codec(octets: &[u8]) {
         };
         assert_eq!(decoded, Ok(decoder.frame_samples()), "{kind}: {len} octets");
         assert_eq!(decoder.format().channels, format.channels);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(hz: u32, channels: u16) -> Format {
+        let rate = SampleRate::new(hz).expect("a rate");
+        Format::new(rate, Channels::new(channels).expect("a channel count"))
+    }
+
+    #[test]
+    fn names_lead_to_kinds_and_back() {
+        for kind in CodecKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+            assert_eq!(kind.to_string(), kind.name());
+            assert!(UnknownCodec.to_string().contains(kind.name()));
+        }
+        assert_eq!("codec2-1200".parse(), Ok(CodecKind::Codec2At1200));
+        for name in ["", "Opus", "codec2-", "codec2-700"] {
+            assert_eq!(name.parse::<CodecKind>(), Err(UnknownCodec));
+        }
+        for application in Application::ALL {
+            assert_eq!(application.name().parse(), Ok(application));
+            assert!(UnknownApplication.to_string().contains(application.name()));
+        }
+        assert_eq!("music".parse::<Application>(), Err(UnknownApplication));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_base_layer() {
+        let opus = EncoderSettings::new(CodecKind::default());
+        assert_eq!(opus.kind, CodecKind::Opus);
+        assert_eq!(opus.format, format(16_000, 1));
+        assert_eq!(opus.application, Application::Voip);
+        assert_eq!(opus.frame_samples(), Ok(960));
+        let codec2 = EncoderSettings::new(CodecKind::Codec2At1200);
+        assert_eq!(codec2.frame_samples(), Ok(320));
+        assert_eq!(CodecKind::Codec2At1200.packet_octets_min(), 6);
+        assert_eq!(EncoderSettings::new(CodecKind::Codec2At3200).frame_samples(), Ok(160));
+    }
+
+    /// What is said about settings, which are those of the base layer but for one change.
+    fn complaint(kind: CodecKind, change: impl Fn(&mut EncoderSettings)) -> String {
+        let mut settings = EncoderSettings::new(kind);
+        change(&mut settings);
+        let error = match (settings.frame_samples(), build_encoder(&settings)) {
+            (Err(error), Err(same)) if error == same => error,
+            (Ok(_), Ok(_)) => return String::new(),
+            (Ok(_), Err(CodecError::NotBuilt)) if !kind.is_built() => return String::new(),
+            (checked, built) => panic!("{checked:?}, {:?}", built.map(|_| "built")),
+        };
+        assert!(matches!(error, CodecError::Unsupported { .. }), "{error:?}");
+        error.to_string()
+    }
+
+    #[test]
+    fn settings_are_refused_with_what_would_be_right() {
+        use CodecKind::{Codec2At1200, Codec2At3200, Opus};
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let rates = "opus takes 8000, 12000, 16000, 24000 or 48000 Hz, not 44100 Hz";
+        assert_eq!(complaint(Opus, |s| s.format = format(44_100, 2)), rates);
+        assert_eq!(complaint(Opus, |s| s.format = format(48_000, 2)), "");
+        let frames = "frames of opus last 10, 20, 40 or 60 ms, not 30 ms";
+        assert_eq!(complaint(Opus, |s| s.frame = ms(30)), frames);
+        assert!(!complaint(Opus, |s| s.frame = ms(0)).is_empty());
+        assert!(!complaint(Opus, |s| s.frame = Some(Duration::MAX)).is_empty());
+        assert_eq!(complaint(Opus, |s| s.frame = ms(10)), "");
+        let bitrates = "opus takes 500 to 512000 bit/s, not 499 bit/s";
+        assert_eq!(complaint(Opus, |s| s.bitrate = Some(499)), bitrates);
+        assert_eq!(complaint(Opus, |s| s.bitrate = Some(500)), "");
+        assert_eq!(complaint(Opus, |s| s.bitrate = Some(512_000)), "");
+        assert!(!complaint(Opus, |s| s.bitrate = Some(512_001)).is_empty());
+        assert_eq!(complaint(Opus, |s| s.complexity = Some(10)), "");
+        let complexities = "opus takes a complexity of 0 to 10, not 11";
+        assert_eq!(complaint(Opus, |s| s.complexity = Some(11)), complexities);
+
+        let rate = "codec2 takes 8000 Hz, not 16000 Hz";
+        assert_eq!(complaint(Codec2At1200, |s| s.format = format(16_000, 1)), rate);
+        let channels = "codec2 takes 1 channel, not 2";
+        assert_eq!(complaint(Codec2At1200, |s| s.format = format(8_000, 2)), channels);
+        let frame = "frames of codec2 last 40 ms, not 60 ms";
+        assert_eq!(complaint(Codec2At1200, |s| s.frame = ms(60)), frame);
+        assert_eq!(complaint(Codec2At1200, |s| s.frame = ms(40)), "");
+        assert_eq!(complaint(Codec2At3200, |s| s.frame = ms(20)), "");
+        let bitrate = "the bit rate of codec2-3200 is fixed";
+        assert_eq!(complaint(Codec2At3200, |s| s.bitrate = Some(3_200)), bitrate);
+        let complexity = "the complexity of codec2 is fixed";
+        assert_eq!(complaint(Codec2At1200, |s| s.complexity = Some(5)), complexity);
+        let application = "codec2 knows no application but voip";
+        let audio = |s: &mut EncoderSettings| s.application = Application::Audio;
+        assert_eq!(complaint(Codec2At1200, audio), application);
+    }
+
+    #[test]
+    fn a_decoder_is_refused_what_no_packet_lasts() {
+        let refused = |kind, stream, samples| {
+            let decoder = build_decoder(kind, stream, Some(samples), SampleRate::HZ_48000);
+            let error = decoder.err().filter(|error| *error != CodecError::NotBuilt);
+            error.map(|error| error.to_string()).unwrap_or_default()
+        };
+        let stream = format(16_000, 2);
+        let opus = "packets of opus last a multiple of 2.5 ms up to 120 ms, not ";
+        assert_eq!(refused(CodecKind::Opus, stream, 0), format!("{opus}0 ms"));
+        assert_eq!(refused(CodecKind::Opus, stream, 968), format!("{opus}60.5 ms"));
+        assert_eq!(refused(CodecKind::Opus, stream, 1_960), format!("{opus}122.5 ms"));
+        assert!(!refused(CodecKind::Opus, stream, usize::MAX).is_empty());
+        for samples in [40, 80, 960, 1_920] {
+            assert_eq!(refused(CodecKind::Opus, stream, samples), "");
+        }
+        let codec2 = "frames of codec2 last 40 ms, not 60 ms";
+        assert_eq!(refused(CodecKind::Codec2At1200, format(8_000, 1), 480), codec2);
+        assert_eq!(refused(CodecKind::Codec2At1200, format(8_000, 1), 320), "");
+        assert!(!refused(CodecKind::Codec2At1200, stream, 320).is_empty());
+        assert!(!refused(CodecKind::Opus, format(44_100, 1), 960).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_out_says_so() {
+        for kind in CodecKind::ALL {
+            let encoder = build_encoder(&EncoderSettings::new(kind));
+            let decoder = build_decoder(kind, kind.format_default(), None, SampleRate::HZ_8000);
+            assert_eq!(encoder.is_ok(), kind.is_built(), "{kind}");
+            assert_eq!(decoder.is_ok(), kind.is_built(), "{kind}");
+            if !kind.is_built() {
+                assert_eq!(encoder.err(), Some(CodecError::NotBuilt));
+                assert_eq!(decoder.err(), Some(CodecError::NotBuilt));
+            }
+        }
+    }
+
+    #[cfg(feature = "opus")]
+    mod opus {
+        use super::*;
+
+        /// Packets of a loud tone that begins abruptly.
+        fn packets(settings: &EncoderSettings, count: usize, cap: usize) -> Vec<Vec<u8>> {
+            let mut encoder = build_encoder(settings).expect("an encoder");
+            let len = encoder.frame_samples() * settings.format.channels.count();
+            let tone = |at: usize| ((at / 20 % 2) as i16 * 2 - 1) * 9_000;
+            let packets = (0..count).map(|_| {
+                let pcm: Vec<i16> = (0..len).map(tone).collect();
+                let mut packet = vec![0; cap];
+                let octets = encoder.encode(&pcm, &mut packet).expect("a packet");
+                packet.truncate(octets);
+                packet
+            });
+            packets.collect()
+        }
+
+        fn with_frame(ms: u64) -> EncoderSettings {
+            let frame = Some(Duration::from_millis(ms));
+            EncoderSettings { frame, ..EncoderSettings::new(CodecKind::Opus) }
+        }
+
+        #[test]
+        fn the_default_bit_rate_fits_the_cap_with_room() {
+            let packets = packets(&with_frame(60), 50, 198);
+            let octets = packets.iter().map(Vec::len).sum::<usize>() / packets.len();
+            assert!((100..150).contains(&octets), "{octets} octets a packet");
+        }
+
+        #[test]
+        fn settings_reach_the_encoder() {
+            let octets = |bitrate| {
+                let settings = EncoderSettings { bitrate, ..with_frame(60) };
+                packets(&settings, 20, 198).iter().map(Vec::len).sum::<usize>()
+            };
+            let [low, default, high] = [Some(6_000), None, Some(64_000)].map(octets);
+            assert!(low < default && default < high, "{low} {default} {high}");
+            let low = EncoderSettings { complexity: Some(0), ..with_frame(60) };
+            let high = EncoderSettings { complexity: Some(10), ..with_frame(60) };
+            assert_ne!(packets(&low, 5, 198), packets(&high, 5, 198));
+            // The application shows in the packets' configuration number (RFC 6716 §3.1).
+            let lowdelay = EncoderSettings { application: Application::LowDelay, ..low };
+            assert!(packets(&lowdelay, 5, 198)[4][0] >> 3 >= 16, "low delay is CELT only");
+            assert!(packets(&low, 5, 198)[4][0] >> 3 < 16, "16 kbit/s of VOIP is not");
+        }
+
+        #[test]
+        fn below_the_least_cap_a_packet_is_empty_but_lasts() {
+            let min = CodecKind::Opus.packet_octets_min();
+            for (cap, sounds) in [(min, true), (min - 1, false), (2, false), (1, false)] {
+                let mut decoder =
+                    build_decoder(CodecKind::Opus, format(16_000, 1), None, SampleRate::HZ_16000)
+                        .expect("a decoder");
+                let mut out = [0; 960];
+                for packet in packets(&with_frame(60), 10, cap) {
+                    assert_eq!(packet.len() > 2, sounds, "{cap}");
+                    assert_eq!(decoder.decode(Some(&packet), &mut out), Ok(960), "{cap}");
+                }
+                assert_eq!(out.iter().any(|sample| sample.abs() > 500), sounds, "{cap}");
+            }
+        }
+
+        #[test]
+        fn decoding_at_the_rate_of_the_output_or_above() {
+            let mono = format(16_000, 1);
+            let packet = &packets(&with_frame(60), 1, 198)[0];
+            for (output, decoded) in [
+                (1, 8_000),
+                (8_000, 8_000),
+                (8_001, 12_000),
+                (11_025, 12_000),
+                (16_000, 16_000),
+                (22_050, 24_000),
+                (44_100, 48_000),
+                (48_000, 48_000),
+                (96_000, 48_000),
+            ] {
+                let output = SampleRate::new(output).expect("a rate");
+                let mut decoder =
+                    build_decoder(CodecKind::Opus, mono, Some(960), output).expect("a decoder");
+                assert_eq!(decoder.format(), format(decoded, 1));
+                let samples = decoded as usize * 60 / 1_000;
+                assert_eq!(decoder.frame_samples(), samples);
+                let mut out = vec![0; samples];
+                assert_eq!(decoder.decode(Some(packet), &mut out), Ok(samples));
+                assert_eq!(decoder.decode(None, &mut out), Ok(samples));
+            }
+        }
+
+        #[test]
+        fn the_first_good_packet_decides_when_nothing_was_said() {
+            let mono = format(16_000, 1);
+            let mut decoder = build_decoder(CodecKind::Opus, mono, None, mono.rate).expect("one");
+            let mut out = vec![0; FRAME_SAMPLES_MAX];
+            assert_eq!(decoder.frame_samples(), 960);
+            // Neither a loss, nor a damaged packet, nor a buffer too short decides anything.
+            assert_eq!(decoder.decode(None, &mut out), Ok(960));
+            assert_eq!(decoder.decode(Some(&[]), &mut out), Err(CodecError::Damaged));
+            // Configuration 3 (60 ms), code 3, 63 frames: more than 120 ms (RFC 6716 §3.2.5).
+            assert_eq!(decoder.decode(Some(&[0x1b, 63]), &mut out), Err(CodecError::Damaged));
+            // 20 ms, code 1, which takes an even number of octets.
+            assert_eq!(decoder.decode(Some(&[0x09, 1, 2, 3]), &mut out), Err(CodecError::Damaged));
+            let twenty = &packets(&with_frame(20), 1, 198)[0];
+            let short = CodecError::OutputLength { len: 319, needed: 320 };
+            assert_eq!(decoder.decode(Some(twenty), &mut out[..319]), Err(short));
+            assert_eq!(decoder.frame_samples(), 960);
+            assert_eq!(decoder.decode(Some(twenty), &mut out), Ok(320));
+            assert_eq!(decoder.frame_samples(), 320);
+            assert_eq!(decoder.decode(None, &mut out), Ok(320));
+            let sixty = &packets(&with_frame(60), 1, 198)[0];
+            let wrong = CodecError::WrongDuration { samples: 960 };
+            assert_eq!(decoder.decode(Some(sixty), &mut out), Err(wrong));
+            assert_eq!(decoder.frame_samples(), 320);
+        }
+
+        #[test]
+        fn packets_of_several_frames_count_as_a_whole() {
+            // CELT has no frames above 20 ms, so these hold three (code 3).
+            let mut settings = with_frame(60);
+            settings.format = format(48_000, 2);
+            settings.application = Application::Audio;
+            settings.bitrate = Some(128_000);
+            let packet = &packets(&settings, 1, 1_000)[0];
+            assert_eq!((packet[0] & 3, packet[1] & 0x3f), (3, 3));
+            for told in [Some(2_880), None] {
+                let decoder =
+                    build_decoder(CodecKind::Opus, settings.format, told, SampleRate::HZ_16000);
+                let mut out = [0; 1_920];
+                assert_eq!(decoder.expect("one").decode(Some(packet), &mut out), Ok(960));
+            }
+        }
+
+        #[test]
+        fn a_stereo_stream_of_mono_packets_is_stereo() {
+            let stereo = format(16_000, 2);
+            let packet = &packets(&with_frame(60), 1, 198)[0];
+            assert_eq!(packet[0] & 4, 0, "the packet itself says mono");
+            let mut decoder =
+                build_decoder(CodecKind::Opus, stereo, Some(960), stereo.rate).expect("a decoder");
+            let mut out = [0; 1_920];
+            assert_eq!(decoder.decode(Some(packet), &mut out), Ok(960));
+            assert!(out.chunks(2).all(|pair| pair[0] == pair[1]) && out.iter().any(|&s| s != 0));
+        }
+
+        #[test]
+        fn a_packet_of_another_duration_leaves_no_trace() {
+            let mono = format(16_000, 1);
+            let new = || build_decoder(CodecKind::Opus, mono, Some(960), mono.rate).expect("one");
+            let (mut disturbed, mut calm) = (new(), new());
+            let other = &packets(&with_frame(20), 1, 198)[0];
+            for packet in packets(&with_frame(60), 10, 198) {
+                let [mut a, mut b] = [[0; 960]; 2];
+                let wrong = CodecError::WrongDuration { samples: 320 };
+                assert_eq!(disturbed.decode(Some(other), &mut a), Err(wrong));
+                assert_eq!(disturbed.decode(Some(&[]), &mut a), Err(CodecError::Damaged));
+                assert_eq!(disturbed.decode(Some(&packet), &mut a), Ok(960));
+                assert_eq!(calm.decode(Some(&packet), &mut b), Ok(960));
+                assert!(a == b);
+            }
+        }
+    }
+
+    #[cfg(any(feature = "opus", feature = "codec2"))]
+    #[test]
+    fn concealment_grows_silent_and_sound_returns() {
+        let mut fade = Fade::new(format(8_000, 2));
+        let mut frame = |lost: bool| {
+            let mut pcm = [10_000; 2 * 480];
+            if lost {
+                fade.conceal(&mut pcm)
+            } else {
+                fade.receive(&mut pcm)
+            }
+            assert!(pcm.chunks(2).all(|pair| pair[0] == pair[1]));
+            assert!(if lost { pcm.is_sorted_by(|a, b| a >= b) } else { pcm.is_sorted() });
+            (pcm[0], pcm[2 * 480 - 1])
+        };
+        // The stream begins without a click.
+        assert_eq!(frame(true), (0, 0));
+        assert_eq!(frame(false), (0, 10_000));
+        assert_eq!(frame(false), (10_000, 10_000));
+        // One frame is concealed as well as it can be, the following ones less and less.
+        assert_eq!(frame(true), (10_000, 10_000));
+        let (first, last) = frame(true);
+        assert_eq!((first, last / 100), (10_000, 66));
+        let (first, last) = frame(false);
+        assert_eq!((first / 100, last), (66, 10_000));
+        for _ in 0..4 {
+            frame(true);
+        }
+        assert_eq!(frame(true), (0, 0));
+        assert_eq!(frame(false), (0, 10_000));
     }
 }

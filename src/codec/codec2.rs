@@ -1,7 +1,8 @@
 //! The kinds named after Codec2, through the crate of that name.
 
 use super::{
-    Channels, CodecError, CodecKind, Decoder, Encoder, Format, SampleRate, check_encode, output,
+    Channels, CodecError, CodecKind, Decoder, Encoder, Fade, Format, SampleRate, check_encode,
+    output,
 };
 use ::codec2::{Codec2, Codec2Mode};
 
@@ -37,25 +38,26 @@ impl Encoder for Codec2Encoder {
     }
 }
 
+/// Codec2 knows no other.
+const FORMAT: Format = Format { rate: SampleRate::HZ_8000, channels: Channels::MONO };
+
 struct Codec2Decoder {
     codec: Codec2,
     /// The last good packet; the first `packet_octets` of it.
     last: [u8; 8],
     packet_octets: usize,
-    /// How loud the end of the last frame was: 1 for a good packet, less with each frame
-    /// concealed, 0 before the first packet.
-    gain: f32,
+    fade: Fade,
 }
 
 pub(super) fn codec2_decoder(kind: CodecKind) -> Result<Box<dyn Decoder>, CodecError> {
     let codec = codec2(kind)?;
     let packet_octets = codec.bits_per_frame().div_ceil(8);
-    Ok(Box::new(Codec2Decoder { codec, last: [0; 8], packet_octets, gain: 0.0 }))
+    Ok(Box::new(Codec2Decoder { codec, last: [0; 8], packet_octets, fade: Fade::new(FORMAT) }))
 }
 
 impl Decoder for Codec2Decoder {
     fn format(&self) -> Format {
-        Format::new(SampleRate::HZ_8000, Channels::MONO)
+        FORMAT
     }
 
     fn frame_samples(&self) -> usize {
@@ -67,29 +69,18 @@ impl Decoder for Codec2Decoder {
         let out = output(out, samples)?;
         match packet {
             Some(packet) => {
-                let last = self.last.get_mut(..packet.len());
-                match last {
-                    Some(last) if packet.len() == self.packet_octets => {
-                        last.copy_from_slice(packet)
-                    }
-                    _ => return Err(CodecError::Damaged),
+                if packet.len() != self.packet_octets {
+                    return Err(CodecError::Damaged);
                 }
+                self.last[..packet.len()].copy_from_slice(packet);
                 self.codec.decode(out, packet);
-                self.gain = 1.0;
+                self.fade.receive(out);
             }
-            // A vocoder's sound stays what it was for a while: the last packet again, half as loud
-            // each time, and silence when it has become a sixteenth.
-            None if self.gain > 1.0 / 16.0 => {
-                self.codec.decode(out, &self.last[..self.packet_octets]);
-                let step = self.gain / 2.0 / samples as f32;
-                for sample in &mut *out {
-                    self.gain -= step;
-                    *sample = (f32::from(*sample) * self.gain) as i16;
-                }
-            }
+            None if self.fade.is_silent() => out.fill(0),
+            // A voice stays what it was for a while: the last packet again.
             None => {
-                self.gain = 0.0;
-                out.fill(0);
+                self.codec.decode(out, &self.last[..self.packet_octets]);
+                self.fade.conceal(out);
             }
         }
         Ok(samples)

@@ -1,7 +1,7 @@
 //! [`CodecKind::Opus`], through libopus.
 
 use super::{
-    Application, Channels, CodecError, CodecKind, Decoder, Encoder, EncoderSettings, Format,
+    Application, Channels, CodecError, CodecKind, Decoder, Encoder, EncoderSettings, Fade, Format,
     SampleRate, check_encode, output,
 };
 
@@ -49,6 +49,7 @@ struct OpusDecoder {
     format: Format,
     /// Samples per channel at the decoder's rate; `None` until the first good packet.
     frame_samples: Option<usize>,
+    fade: Fade,
 }
 
 pub(super) fn opus_decoder(
@@ -63,7 +64,8 @@ pub(super) fn opus_decoder(
     // Exact: the frame is a multiple of 2.5 ms, and that is a whole number of samples at every
     // rate.
     let convert = |samples| samples * rate.hz() as usize / stream.rate.hz() as usize;
-    Ok(Box::new(OpusDecoder { decoder, format, frame_samples: frame_samples.map(convert) }))
+    let frame_samples = frame_samples.map(convert);
+    Ok(Box::new(OpusDecoder { decoder, format, frame_samples, fade: Fade::new(format) }))
 }
 
 impl Decoder for OpusDecoder {
@@ -94,7 +96,10 @@ impl Decoder for OpusDecoder {
         if decoded != samples {
             return Err(CodecError::WrongDuration { samples: decoded });
         }
-        if !packet.is_empty() {
+        if packet.is_empty() {
+            self.fade.conceal(out);
+        } else {
+            self.fade.receive(out);
             self.frame_samples = Some(samples);
         }
         Ok(samples)
