@@ -5,8 +5,10 @@
 pub mod ascii;
 pub mod audio;
 pub mod codec;
+pub mod error;
 pub mod follow;
 pub mod lookup;
+pub mod pipeline;
 pub mod playout;
 pub mod publication;
 pub mod resample;

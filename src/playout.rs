@@ -171,6 +171,22 @@ impl JitterBuffer {
         self.begun
     }
 
+    /// When playing begins, if its first segment is here; `None` otherwise, and once it has begun.
+    pub fn begins_at(&self) -> Option<Instant> {
+        let State::Waiting { sequence, at, .. } = self.state else { return None };
+        let ready = self.buffered.contains_key(&sequence) || self.lost.contains(&sequence);
+        ready.then_some(at)
+    }
+
+    /// Learns how long a frame lasts, where the first packet had to tell.
+    ///
+    /// # Panics
+    /// When `frame` is zero.
+    pub fn set_frame(&mut self, frame: Duration) {
+        assert!(!frame.is_zero());
+        self.frame = frame;
+    }
+
     /// Sound that is here and not yet played.
     pub fn level(&self) -> Duration {
         let frames: usize = self.buffered.values().map(|segment| segment.packets.len()).sum();
@@ -553,7 +569,7 @@ mod tests {
         let mut listener = Listener::new();
         let start = listener.now - 5 * FRAME;
         listener.buffer.start(listener.now, 10, start, true);
-        (10..13).for_each(|sequence| drop(listener.insert(sequence)));
+        (10..13).for_each(|sequence| assert_eq!(listener.insert(sequence), Insertion::Inserted));
         assert_eq!(listener.hear(4), "(b0)(b1)b2c0c1c2");
     }
 

@@ -1,0 +1,366 @@
+//! The listener's last stage, `play`: events from the follower into the jitter buffer, frames out
+//! of it through the decoder into the sink.
+
+use super::Supervision;
+use crate::audio::{AudioError, Sink};
+use crate::codec::{self, Decoder};
+use crate::error::Error;
+use crate::follow::{Event, StreamParameters, Trouble};
+use crate::playout::{Fader, Gap, JitterBuffer, Play, PlayoutStats};
+use crate::resample::Resampler;
+use crate::units::{Channels, Format, SampleRate};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Between two flushes of the sink, at most.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(900);
+/// Between two looks at whether to stop, at most.
+const TICK: Duration = Duration::from_millis(200);
+/// Gaps that are remembered for the report.
+const GAPS_MAX: usize = 1000;
+/// A clock of the sound that fell this far behind is set anew.
+const BEHIND_MAX: Duration = Duration::from_millis(500);
+
+/// An interruption, with its place in the sound written.
+#[derive(Clone, Copy, Debug)]
+pub struct GapReport {
+    /// What is missing and why.
+    pub gap: Gap,
+    /// Where in the sound written it begins.
+    pub at: Duration,
+}
+
+/// What is playing, for the status line and the report.
+#[derive(Clone, Debug, Default)]
+pub struct PlayStatus {
+    /// Counts of the jitter buffer.
+    pub playout: PlayoutStats,
+    /// Packets that the codec could not decode.
+    pub undecodable: u64,
+    /// From capture to the sink's output, if the server tells enough to know.
+    pub latency: Option<Duration>,
+    /// Sound fetched and not yet played.
+    pub level: Duration,
+    /// When the first sound was written.
+    pub first_sound: Option<Instant>,
+    /// What was written, as time.
+    pub written: Duration,
+    /// What the stream is made of.
+    pub stream: Option<StreamParameters>,
+    /// What stood in the way last, and when.
+    pub trouble: Option<(Trouble, Instant)>,
+    /// The newest interruptions, oldest first.
+    pub gaps: VecDeque<GapReport>,
+    /// Whether the server said that its source has ended.
+    pub ended: bool,
+}
+
+/// From packets to the sink's format.
+struct Chain {
+    decoder: Box<dyn Decoder>,
+    resampler: Option<Resampler>,
+    fader: Fader,
+    output: Format,
+    decoded: Vec<i16>,
+    resampled: Vec<i16>,
+    out: Vec<i16>,
+}
+
+impl Chain {
+    fn new(stream: &StreamParameters, sink: &mut dyn Sink) -> Result<Chain, Error> {
+        let output = sink.open(stream.format)?;
+        let frame_samples = stream.frame_samples.map(|samples| samples as usize);
+        let decoder =
+            codec::build_decoder(stream.codec, stream.format, frame_samples, output.rate)?;
+        let format = decoder.format();
+        let resampler = (format.rate != output.rate)
+            .then(|| Resampler::new(format.channels, format.rate, output.rate));
+        let room = codec::FRAME_SAMPLES_MAX.max(decoder.frame_samples());
+        Ok(Chain {
+            fader: Fader::new(format.rate.hz(), format.channels.count()),
+            decoded: vec![0; room * format.channels.count()],
+            resampled: Vec::new(),
+            out: Vec::new(),
+            decoder,
+            resampler,
+            output,
+        })
+    }
+
+    fn frame(&self) -> Duration {
+        self.decoder.format().rate.duration(self.decoder.frame_samples() as u64)
+    }
+
+    /// Decodes, and shapes the edge of a gap; the sound for the sink, interleaved. The flag says
+    /// whether the packet was good.
+    fn render(&mut self, play: &Play) -> (&[i16], bool) {
+        let channels = self.decoder.format().channels.count();
+        let mut good = true;
+        let conceal = |decoder: &mut dyn Decoder, pcm: &mut [i16]| match decoder.decode(None, pcm) {
+            Ok(samples) => samples * channels,
+            Err(_) => {
+                let length = decoder.frame_samples() * channels;
+                pcm[..length].fill(0);
+                length
+            }
+        };
+        let length = match play {
+            Play::Packet(packet) | Play::Prime(packet) => {
+                match self.decoder.decode(Some(packet), &mut self.decoded) {
+                    Ok(samples) => {
+                        let length = samples * channels;
+                        self.fader.sound(&mut self.decoded[..length]);
+                        length
+                    }
+                    Err(_) => {
+                        good = false;
+                        let length = conceal(&mut *self.decoder, &mut self.decoded);
+                        self.fader.concealment(&mut self.decoded[..length]);
+                        length
+                    }
+                }
+            }
+            Play::Conceal => {
+                let length = conceal(&mut *self.decoder, &mut self.decoded);
+                self.fader.concealment(&mut self.decoded[..length]);
+                length
+            }
+            Play::Silence | Play::Idle => {
+                self.fader.silence();
+                let length = self.decoder.frame_samples() * channels;
+                self.decoded[..length].fill(0);
+                length
+            }
+        };
+        let pcm = &self.decoded[..length];
+        let pcm = match &mut self.resampler {
+            Some(resampler) => {
+                self.resampled.clear();
+                resampler.process(pcm, &mut self.resampled);
+                &self.resampled[..]
+            }
+            None => pcm,
+        };
+        let pcm = match (self.decoder.format().channels, self.output.channels) {
+            (Channels::MONO, Channels::STEREO) => {
+                self.out.clear();
+                self.out.extend(pcm.iter().flat_map(|&sample| [sample, sample]));
+                &self.out[..]
+            }
+            (Channels::STEREO, Channels::MONO) => {
+                self.out.clear();
+                let halves = pcm.chunks_exact(2);
+                self.out
+                    .extend(halves.map(|two| ((i32::from(two[0]) + i32::from(two[1])) / 2) as i16));
+                &self.out[..]
+            }
+            _ => pcm,
+        };
+        (pcm, good)
+    }
+}
+
+/// The stage's state.
+struct Player<'a> {
+    sink: Box<dyn Sink>,
+    buffer: JitterBuffer,
+    chain: Option<Chain>,
+    stream: Option<StreamParameters>,
+    status: &'a Mutex<PlayStatus>,
+    /// Of a sink without a clock: when it was set, and the samples written since.
+    clock: Option<(Instant, u64)>,
+    written_samples: u64,
+    rate: SampleRate,
+    undecodable: u64,
+    first_sound: Option<Instant>,
+    flushed: Instant,
+    ended: bool,
+    gone: bool,
+}
+
+/// Plays what `events` bring until they end, the stream ends, or the sink is closed.
+///
+/// # Errors
+/// When the sink fails, or the codec cannot be set up.
+pub fn play(
+    sink: Box<dyn Sink>,
+    events: Receiver<Event>,
+    supervision: &Supervision,
+    status: &Mutex<PlayStatus>,
+) -> Result<(), Error> {
+    let mut player = Player {
+        sink,
+        buffer: JitterBuffer::new(Duration::from_millis(60)),
+        chain: None,
+        stream: None,
+        status,
+        clock: None,
+        written_samples: 0,
+        rate: SampleRate::HZ_16000,
+        undecodable: 0,
+        first_sound: None,
+        flushed: Instant::now(),
+        ended: false,
+        gone: false,
+    };
+    let result = player.run(&events, supervision);
+    // Whatever happened, what was written is to be kept.
+    let flushed = match player.chain {
+        Some(_) => player.sink.flush().map_err(Error::from),
+        None => Ok(()),
+    };
+    supervision.finish();
+    match result {
+        Err(Error::Audio(AudioError::Closed)) => Ok(()),
+        result => result.and(match flushed {
+            Err(Error::Audio(AudioError::Closed)) => Ok(()),
+            flushed => flushed,
+        }),
+    }
+}
+
+impl Player<'_> {
+    fn run(&mut self, events: &Receiver<Event>, supervision: &Supervision) -> Result<(), Error> {
+        while !supervision.is_stopping() {
+            self.drain(events)?;
+            if (self.ended && self.buffer.is_drained()) || self.gone {
+                return Ok(());
+            }
+            let due = self.due();
+            if due.is_none_or(|due| due > Instant::now()) {
+                // Nothing to write yet: events may come meanwhile.
+                let until = due.unwrap_or_else(|| Instant::now() + TICK);
+                self.wait(events, until.min(Instant::now() + TICK))?;
+                continue;
+            }
+            self.write_frame()?;
+        }
+        Ok(())
+    }
+
+    /// When the next frame is to be written; `None` while nothing is playing.
+    fn due(&self) -> Option<Instant> {
+        if !self.buffer.begun() {
+            return self.buffer.begins_at();
+        }
+        match self.clock {
+            Some((anchor, samples)) => Some(anchor + self.rate.duration(samples)),
+            None => Some(Instant::now()),
+        }
+    }
+
+    fn drain(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
+        loop {
+            match events.try_recv() {
+                Ok(event) => self.handle(event)?,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => {
+                    self.gone = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, events: &Receiver<Event>, until: Instant) -> Result<(), Error> {
+        match events.recv_deadline(until) {
+            Ok(event) => self.handle(event),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.gone = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Error> {
+        let now = Instant::now();
+        match event {
+            Event::Stream(stream) => {
+                let chain = Chain::new(&stream, &mut *self.sink)?;
+                self.buffer.restart(chain.frame());
+                if self.clock.is_none() && !self.sink.has_clock() {
+                    self.clock = Some((now, 0));
+                }
+                if self.rate != chain.output.rate {
+                    self.rate = chain.output.rate;
+                    self.clock = self.clock.map(|_| (now, 0));
+                }
+                self.chain = Some(chain);
+                self.stream = Some(stream.clone());
+                self.status().stream = Some(stream);
+            }
+            Event::Start { sequence, play_at, fresh } => {
+                self.buffer.start(now, sequence, play_at, fresh);
+                self.ended = false;
+            }
+            Event::Segment { sequence, segment, captured } => {
+                self.buffer.insert(sequence, segment.packets, captured);
+                self.status().trouble = None;
+            }
+            Event::Lost(sequence) => self.buffer.lose(sequence),
+            Event::Ended => self.ended = true,
+            Event::Trouble(trouble) => self.status().trouble = Some((trouble, now)),
+        }
+        Ok(())
+    }
+
+    fn write_frame(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let play = self.buffer.pull(now);
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        if let Some((anchor, samples)) = self.clock {
+            let behind = now.saturating_duration_since(anchor + self.rate.duration(samples));
+            if behind > BEHIND_MAX || self.first_sound.is_none() {
+                self.clock = Some((now, 0));
+            }
+        }
+        if play == Play::Idle {
+            return Ok(());
+        }
+        let (pcm, good) = chain.render(&play);
+        self.undecodable += u64::from(!good);
+        if let Play::Prime(_) = play {
+            return Ok(());
+        }
+        self.sink.write(pcm)?;
+        let samples = (pcm.len() / chain.output.channels.count()) as u64;
+        let frame = chain.frame();
+        self.written_samples += samples;
+        self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
+        self.first_sound = self.first_sound.or(Some(now));
+        self.buffer.set_frame(frame);
+        if now.saturating_duration_since(self.flushed) >= FLUSH_INTERVAL {
+            self.sink.flush()?;
+            self.flushed = now;
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn status(&self) -> std::sync::MutexGuard<'_, PlayStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&mut self) {
+        let gap = self.buffer.take_gap();
+        let queued = self.sink.queued();
+        let written = self.rate.duration(self.written_samples);
+        let mut status = self.status();
+        status.playout = self.buffer.stats();
+        status.undecodable = self.undecodable;
+        status.latency = self.buffer.latency().map(|latency| latency + queued);
+        status.level = self.buffer.level() + queued;
+        status.first_sound = self.first_sound;
+        status.written = written;
+        status.ended = self.ended;
+        if let Some(gap) = gap {
+            if status.gaps.len() == GAPS_MAX {
+                status.gaps.pop_front();
+            }
+            status.gaps.push_back(GapReport { gap, at: written });
+        }
+    }
+}
