@@ -4,6 +4,7 @@
 
 pub mod ascii;
 pub mod audio;
+pub mod client;
 pub mod codec;
 pub mod error;
 pub mod follow;

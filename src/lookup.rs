@@ -80,6 +80,8 @@ pub struct Lookup {
     next: Option<Instant>,
     /// When the last attempt counts as unanswered; meaningful when `next` is `None`.
     end: Instant,
+    /// Whether a lost connection was made up for already.
+    reconnected: bool,
 }
 
 impl Lookup {
@@ -92,6 +94,7 @@ impl Lookup {
         now: Instant,
     ) -> Lookup {
         Lookup {
+            reconnected: false,
             query,
             policy,
             timeout,
@@ -107,9 +110,9 @@ impl Lookup {
         &self.query
     }
 
-    /// How many attempts were started.
-    pub fn attempts(&self) -> usize {
-        self.attempts.len()
+    /// How the next attempt travels.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// If an attempt starts now, appends its message to `out`, under the message id `id`.
@@ -156,11 +159,13 @@ impl Lookup {
     }
 
     /// Hears that the connection failed before it answered: the next attempt starts as soon as the
-    /// interval allows.
+    /// interval allows. The first loss costs no wait, as servers close connections when they like.
     pub fn handle_connection_lost(&mut self, now: Instant) {
         let Some(&(_, last)) = self.attempts.last() else { return };
         if self.attempts.len() as u32 <= self.policy.retries {
-            self.next = Some((last + self.policy.interval).max(now));
+            let wait = if self.reconnected { self.policy.interval } else { Duration::ZERO };
+            self.reconnected = true;
+            self.next = Some((last + wait).max(now));
         } else {
             self.next = None;
             self.end = now;
@@ -367,7 +372,10 @@ mod tests {
         assert_eq!(lookup.handle_message(now, &cut, Transport::Udp), Progress::Pending);
         assert_eq!(lookup.poll_transmit(now, 3, &mut again), None);
         lookup.handle_connection_lost(now + 10 * MS);
-        assert_eq!(lookup.poll_timeout(), now + 250 * MS);
+        assert_eq!(lookup.poll_timeout(), now + 10 * MS);
+        lookup.poll_transmit(now + 10 * MS, 4, &mut again);
+        lookup.handle_connection_lost(now + 20 * MS);
+        assert_eq!(lookup.poll_timeout(), now + 260 * MS);
     }
 
     #[test]

@@ -1,0 +1,168 @@
+//! One TCP connection to a server, opened when it is needed, reused while it lasts, with queries
+//! pipelined on it (RFC 7766 §6.2.1). Never blocks: the caller polls and calls.
+
+use crate::wire::MESSAGE_OCTETS_MAX;
+use nix::poll::PollFlags;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// A connection that nobody used for this long is closed.
+const IDLE: Duration = Duration::from_secs(5);
+/// A handshake that takes longer has failed.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Queries waiting to be sent, in octets; more means that nothing goes out.
+const PENDING_MAX: usize = 64 * 1024;
+
+/// What [`Link::handle_ready`] met.
+pub enum LinkEvent {
+    /// Nothing more for now.
+    Nothing,
+    /// A message of this length is at the beginning of the buffer.
+    Message(usize),
+    /// The connection is gone.
+    Closed {
+        /// Whether it had been established.
+        connected: bool,
+    },
+}
+
+/// The connection, if there is one.
+pub struct Link {
+    address: SocketAddr,
+    stream: Option<TcpStream>,
+    connected: bool,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    used: Instant,
+    broken: bool,
+}
+
+impl Link {
+    /// No connection to `address` yet.
+    pub fn new(address: SocketAddr) -> Link {
+        Link {
+            address,
+            stream: None,
+            connected: false,
+            outgoing: Vec::new(),
+            incoming: Vec::new(),
+            used: Instant::now(),
+            broken: false,
+        }
+    }
+
+    /// Sends a message with its length prefix, soon. Returns whether a connection had to be opened.
+    /// That it failed is told by [`Link::handle_ready`] or [`Link::handle_timeout`].
+    pub fn send(&mut self, message: &[u8], now: Instant) -> bool {
+        let opened = self.stream.is_none();
+        if opened {
+            self.connected = false;
+            self.broken = false;
+            self.incoming.clear();
+            self.outgoing.clear();
+            self.stream = connect(self.address).ok();
+        }
+        self.used = now;
+        if self.outgoing.len() + message.len() <= PENDING_MAX {
+            self.outgoing.extend_from_slice(message);
+        }
+        if self.connected {
+            self.flush();
+        }
+        opened
+    }
+
+    /// The socket and what it is polled for.
+    pub fn interest(&self) -> Option<(&TcpStream, PollFlags)> {
+        let stream = self.stream.as_ref()?;
+        let writing = !self.connected || !self.outgoing.is_empty() || self.broken;
+        let write = if writing { PollFlags::POLLOUT } else { PollFlags::empty() };
+        Some((stream, PollFlags::POLLIN | write))
+    }
+
+    /// When [`Link::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.stream.as_ref().map(|_| self.used + if self.connected { IDLE } else { CONNECT })
+    }
+
+    /// Closes a connection that is idle or does not come up.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|at| now >= at) {
+            self.stream = None;
+        }
+    }
+
+    /// The socket is ready: writes, reads, and takes one message apart into `buffer`. To be called
+    /// until there is nothing more.
+    pub fn handle_ready(&mut self, now: Instant, buffer: &mut [u8]) -> LinkEvent {
+        let Some(stream) = &mut self.stream else { return LinkEvent::Nothing };
+        if !self.connected {
+            match stream.take_error() {
+                Ok(None) if stream.peer_addr().is_ok() => self.connected = true,
+                Ok(None) => return LinkEvent::Nothing,
+                _ => self.broken = true,
+            }
+        }
+        self.flush();
+        if let Some(length) = self.take_message(buffer) {
+            self.used = now;
+            return LinkEvent::Message(length);
+        }
+        let Some(stream) = &mut self.stream else { return LinkEvent::Nothing };
+        match stream.read(&mut buffer[..MESSAGE_OCTETS_MAX]) {
+            Ok(length) if length > 0 => self.incoming.extend_from_slice(&buffer[..length]),
+            Err(error) if would_wait(&error) && !self.broken => return LinkEvent::Nothing,
+            _ => {
+                self.stream = None;
+                return LinkEvent::Closed { connected: self.connected };
+            }
+        }
+        match self.take_message(buffer) {
+            Some(length) => {
+                self.used = now;
+                LinkEvent::Message(length)
+            }
+            None => LinkEvent::Nothing,
+        }
+    }
+
+    /// Moves the first whole message to the beginning of `buffer`.
+    fn take_message(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        let (prefix, rest) = self.incoming.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes(*prefix));
+        let message = rest.get(..length)?;
+        buffer[..length].copy_from_slice(message);
+        self.incoming.drain(..2 + length);
+        Some(length)
+    }
+
+    fn flush(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        while !self.outgoing.is_empty() && !self.broken {
+            match stream.write(&self.outgoing) {
+                Ok(length) => drop(self.outgoing.drain(..length)),
+                Err(error) if would_wait(&error) => return,
+                Err(_) => self.broken = true,
+            }
+        }
+    }
+}
+
+fn would_wait(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Begins to connect, without waiting for it.
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket.into())
+}
