@@ -24,6 +24,9 @@ pub const PREFIX_CHARS: usize = 3 + SEPARATOR.len();
 pub const PACKETS_MAX: usize = 100;
 /// Highest index that is believed; beyond three digits no peer was ever seen.
 const INDEX_MAX: usize = 999;
+/// Highest number that is believed of a server, so that a listener can reckon ahead of it. From
+/// 1970 on, ten numbers a second take fifty billion years to get there.
+pub const SEQUENCE_MAX: Sequence = u64::MAX - (1 << 32);
 /// Longest list that is read, in octets after decompression: 2,500 numbers of 20 digits.
 const LIST_OCTETS_MAX: usize = 52_500;
 
@@ -258,7 +261,8 @@ pub fn decode_list(string: &[u8]) -> Result<Vec<Sequence>, RecordError> {
     }
     let mut numbers = Vec::with_capacity(list.len() / 2);
     for digits in list.split(|&octet| octet == b',') {
-        numbers.push(parse_number(digits).ok_or(RecordError::Number)?);
+        let number = parse_number(digits).filter(|&number| number <= SEQUENCE_MAX);
+        numbers.push(number.ok_or(RecordError::Number)?);
     }
     numbers.sort_unstable();
     numbers.dedup();
@@ -405,7 +409,7 @@ impl NowRecord {
     /// As [`ConfigRecord::parse`].
     pub fn parse(value: &[u8]) -> Result<NowRecord, RecordError> {
         let pairs = Pairs::new(value)?;
-        let next = pairs.number("next", 0, u64::MAX)?;
+        let next = pairs.number("next", 0, SEQUENCE_MAX)?;
         let age = match pairs.get("age") {
             Some(_) => Some(Duration::from_millis(pairs.number("age", 0, u64::MAX)?)),
             None => None,
@@ -528,7 +532,8 @@ pub fn fuzz_list(octets: &[u8]) {
     {
         let [count] = *count;
         let oldest = first.iter().fold(0, |sum, &octet| sum << 8 | u64::from(octet));
-        let newest = oldest.saturating_add(u64::from(count));
+        let oldest = oldest.min(SEQUENCE_MAX - u64::from(count));
+        let newest = oldest + u64::from(count);
         let (text, left_out) = encode_list(oldest, newest);
         assert!(text.len() <= STRING_OCTETS_MAX);
         let numbers = decode_list(&text).expect("our own list is read");
@@ -657,7 +662,7 @@ mod tests {
             (17_000_000_000, 75),
             (17_000_000_000, 1000),
             ((1 << 63) - 500, 1000),
-            (u64::MAX - 999, 1000),
+            (SEQUENCE_MAX - 999, 1000),
         ] {
             let (text, left_out) = encode_list(oldest, oldest + (count - 1));
             assert!(text.len() <= STRING_OCTETS_MAX, "{count} from {oldest}: {}", text.len());
@@ -666,6 +671,8 @@ mod tests {
             assert_eq!(left_out > 0, count == 1000);
             assert!(numbers.len() >= count.min(75) as usize);
         }
+        let (beyond, _) = encode_list(SEQUENCE_MAX, SEQUENCE_MAX + 1);
+        assert_eq!(decode_list(&beyond), Err(RecordError::Number));
     }
 
     #[test]
@@ -726,8 +733,8 @@ mod tests {
     fn now_is_read_back() {
         let mut now = NowRecord {
             id: u32::MAX,
-            first: u64::MAX - 1,
-            next: u64::MAX,
+            first: SEQUENCE_MAX - 1,
+            next: SEQUENCE_MAX,
             age: Some(Duration::from_millis(u64::MAX)),
             clock_ms: u64::MAX,
             ended: true,
@@ -739,6 +746,11 @@ mod tests {
             assert!(value.len() <= NowRecord::OCTETS_MAX);
             assert_eq!(NowRecord::parse(&value), Ok(now));
         }
+        // Found by fuzzing: the listener's next number overflowed.
+        now.next = SEQUENCE_MAX + 1;
+        let mut value = Vec::new();
+        now.write(&mut value);
+        assert_eq!(NowRecord::parse(&value), Err(RecordError::Value("next")));
         let backward = b"v=1;id=00000000;first=9;next=8;clock=0";
         assert_eq!(NowRecord::parse(backward), Err(RecordError::Value("first")));
     }
