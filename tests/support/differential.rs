@@ -177,10 +177,7 @@ fn dotted(wire: &[u8]) -> String {
 ///
 /// # Panics
 /// When they disagree.
-pub fn compare_answer(
-    message: &[u8],
-    asked: &QueryTemplate,
-) -> Option<Result<Answer, ParseError>> {
+pub fn compare_answer(message: &[u8], asked: &QueryTemplate) -> Option<Result<Answer, ParseError>> {
     let theirs = Packet::parse(message).ok()?;
     let header = &theirs.header;
     let ours = Answer::read(message, header.id, asked);
