@@ -190,6 +190,18 @@ impl Outcome {
         Outcome::Truncated,
     ];
 
+    /// Whether nothing but an error was answered, as is counted against those who provoke it.
+    pub fn is_error(self) -> bool {
+        matches!(
+            self,
+            Outcome::Refused
+                | Outcome::FormErr
+                | Outcome::NotImp
+                | Outcome::BadVers
+                | Outcome::NotAuth
+        )
+    }
+
     /// The kind's name in reports and metrics.
     pub fn name(self) -> &'static str {
         match self {
