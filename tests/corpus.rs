@@ -53,10 +53,13 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let directory = fuzz().join("corpus").join(target);
     let mut files: Vec<_> = fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("a file of the corpus").path())
         .collect();
     files.sort();
-    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    files
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).expect("a file of the corpus")))
+        .collect()
 }
 
 #[test]
