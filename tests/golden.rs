@@ -125,8 +125,8 @@ fn every_list_is_read_and_those_that_fit_are_written_to_the_same_length() {
         assert!(ours.len() <= 255);
         assert!(decode_list(&ours).unwrap().into_iter().eq(oldest + left_out..=newest));
         if fits {
-            // 17 of 20 are shorter than or as long as what zlib makes; none is 4 % longer.
-            assert!(ours.len() * 100 <= text.len() * 104, "{} for {}", ours.len(), text.len());
+            // Never longer than what zlib makes of it, as measured; another release may differ.
+            assert!(ours.len() <= text.len() + 2, "{} for {}", ours.len(), text.len());
         }
     }
 }
