@@ -1,5 +1,9 @@
 //! The built program: what it prints where, and how it ends, flag by flag and mistake by mistake.
 
+// Every stream here is Opus.
+#![cfg(feature = "opus")]
+#![allow(clippy::unwrap_used)] // what fails here fails the test
+
 mod support {
     pub mod json;
     pub mod process;
@@ -261,6 +265,18 @@ fn without_a_sound_device_the_cure_is_named() {
     }
     let stderr = fails(&["listen", "a.example", "127.0.0.1:9"], 1);
     assert!(stderr.contains("`--output FILE.wav` needs no device"), "{stderr}");
+    // There may be an input all the same: then it serves, and ends in time.
+    let words = ["serve", "a.example", "--listen", "127.0.0.1:0", "--duration", "0.3"];
+    let output = run(&words);
+    let stderr = text(&output.stderr);
+    match output.status.code() {
+        Some(0) => {}
+        status => {
+            assert_eq!(status, Some(1), "{stderr}");
+            assert_eq!(stderr.matches("--input demo").count(), 1, "{stderr}");
+            assert!(stderr.contains("--input FILE.wav"), "{stderr}");
+        }
+    }
 }
 
 #[test]
@@ -636,14 +652,63 @@ fn a_looped_file_does_not_end() {
 }
 
 #[test]
-fn limited_clients_are_named_once_a_second_at_most() {
-    let limits = ["--rrl-exempt", "192.0.2.1", "--rrl-responses", "1", "--rrl-errors", "1"];
-    // Loopback is exempt by default, so that there is nobody to limit here.
-    let served = serve(&[&["-i", "demo"][..], &limits].concat());
-    for _ in 0..50 {
-        exchange(&served.address, &query(b"\x06config\x05music\x07example\x03com\x00", None));
+fn a8_limited_clients_are_named_and_a_dry_run_limits_nobody() {
+    let config = query(b"\x06config\x05music\x07example\x03com\x00", None);
+    for (words, verb) in [(&[][..], "limiting"), (&["--rrl", "dry-run"], "would limit")] {
+        let strict = ["-i", "demo", "--rrl-exempt", "none", "--rrl-responses", "5"];
+        let served = serve(&[&strict[..], words].concat());
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.connect(&served.address).unwrap();
+        (0..100).for_each(|_| assert!(socket.send(&config).is_ok()));
+        let line = format!("warning: {verb} 127.0.0.0/24 (too many answers a second)\n");
+        wait_for("warning", &served.process, |p| p.stderr().contains(&line).then_some(()));
+        let process = &served.process;
+        wait_for("all queries", process, |p| {
+            let status = event(&lines(&p.stdout()), "status")?;
+            (status["udp_queries"].number() == 100).then_some(())
+        });
+        assert_eq!(served.process.stderr().matches("127.0.0.0/24").count(), 1, "once in 30 s");
+        let report = served.stop();
+        let (answers, dropped) = (&report["answers"]["config"], &report["dropped_rate"]);
+        match words {
+            [] => assert_eq!(answers.number() + dropped.number(), 100),
+            _ => assert_eq!(answers.number(), 100),
+        }
+        assert!(dropped.number() > 0);
     }
-    let report = served.stop();
-    assert_eq!(report["answers"]["config"].number(), 50);
-    assert_eq!(report["dropped_rate"].number(), 0);
+}
+
+#[test]
+fn counters_are_told_once_a_second_at_most() {
+    let begun = Instant::now();
+    let served = serve(&["-i", "demo", "--log-level", "debug"]);
+    let counters = |p: &Process| p.stderr().matches(" tcp open, answered in ").count();
+    wait_for("counters", &served.process, |p| (counters(p) >= 3).then_some(()));
+    assert!(counters(&served.process) <= begun.elapsed().as_secs() as usize);
+    served.stop();
+    let served = serve(&["-i", "demo", "--log-level", "error"]);
+    wait_for("status", &served.process, |p| event(&lines(&p.stdout()), "status"));
+    assert_eq!(served.process.stderr(), "");
+    served.stop();
+}
+
+#[test]
+fn on_a_terminal_the_status_line_is_rewritten_in_place() {
+    let Some(script) = support::process::find_program("script") else {
+        return support::process::skip("the status line", "bsdutils");
+    };
+    let program = env!("CARGO_BIN_EXE_aodns");
+    let command = format!("{program} demo --seconds 4 -o null");
+    // `script` runs it on a terminal of its own and writes what that shows.
+    let output = Command::new(script)
+        .args(["-q", "-e", "-c", &command, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.matches("\rplaying 0:0").count() >= 2, "{shown}");
+    assert!(shown.contains("\x1b[Kdemonstrated\r\n"), "a line of its own: {shown}");
+    let widest = shown.split(['\r', '\n']).map(|line| line.chars().count()).max();
+    assert!(widest < Some(90), "{shown}");
 }

@@ -95,7 +95,7 @@ pub struct ServeArgs {
     pub rrl_total_bytes: Option<u32>,
     pub rrl_total_errors: Option<u32>,
     pub rrl_entries: Option<usize>,
-    pub rrl_exempt: Vec<Prefix>,
+    pub rrl_exempt: Vec<Exempt>,
     pub hold_slots: Option<usize>,
     pub udp_threads: Option<usize>,
     pub tcp_connections: Option<usize>,
@@ -104,6 +104,22 @@ pub struct ServeArgs {
     pub log_level: Option<Level>,
     pub metrics: Option<SocketAddr>,
     pub metrics_anywhere: bool,
+}
+
+/// Who is not limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exempt {
+    /// These clients.
+    Prefix(Prefix),
+    /// Nobody but those that are named, not even this machine.
+    Nobody,
+}
+
+fn exempt(word: &str) -> Result<Exempt, String> {
+    match word {
+        "none" => Ok(Exempt::Nobody),
+        _ => prefix(word).map(Exempt::Prefix).map_err(|text| format!("{text}, or none")),
+    }
 }
 
 fn metrics_address(word: &str) -> Result<SocketAddr, String> {
@@ -374,9 +390,10 @@ pub static SERVE: Command<ServeArgs> = Command {
                 ),
                 Flag::value(
                     "rrl-exempt",
-                    "PREFIX",
-                    |a, w| add(&mut a.rrl_exempt, prefix(w)),
-                    "clients that are not limited, beside this machine",
+                    "PREFIX|none",
+                    |a, w| add(&mut a.rrl_exempt, exempt(w)),
+                    "clients that are not limited, beside this machine; none limits this machine \
+                     as well",
                 )
                 .repeatable(),
                 Flag::value(
@@ -634,7 +651,13 @@ fn responder(args: &ServeArgs, config: &mut ServerConfig) -> Result<(), Failure>
     *total = args.rrl_total_bytes.unwrap_or(*total);
     let total = &mut limits.errors_per_second_total;
     *total = args.rrl_total_errors.unwrap_or(*total);
-    limits.exempt.extend(&args.rrl_exempt);
+    if args.rrl_exempt.contains(&Exempt::Nobody) {
+        limits.exempt.clear();
+    }
+    limits.exempt.extend(args.rrl_exempt.iter().filter_map(|exempt| match exempt {
+        Exempt::Prefix(prefix) => Some(*prefix),
+        Exempt::Nobody => None,
+    }));
     limits.dry_run = args.rrl == Some(Rrl::DryRun);
     if args.rrl == Some(Rrl::Off) {
         let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
@@ -643,7 +666,8 @@ fn responder(args: &ServeArgs, config: &mut ServerConfig) -> Result<(), Failure>
     Ok(())
 }
 
-#[cfg(test)]
+// Most of them begin with the default codec.
+#[cfg(all(test, feature = "opus"))]
 mod tests {
     use super::super::flags::tests::{check_each, check_help, flags_of};
     use super::*;
@@ -709,7 +733,11 @@ mod tests {
             (&["--rrl-total-bytes", "5"], with(|a| a.rrl_total_bytes = Some(5))),
             (&["--rrl-total-errors", "6"], with(|a| a.rrl_total_errors = Some(6))),
             (&["--rrl-entries", "64"], with(|a| a.rrl_entries = Some(64))),
-            (&["--rrl-exempt", "192.0.2.0/24"], with(|a| a.rrl_exempt = vec![prefix])),
+            (
+                &["--rrl-exempt", "192.0.2.0/24"],
+                with(|a| a.rrl_exempt = vec![Exempt::Prefix(prefix)]),
+            ),
+            (&["--rrl-exempt", "none"], with(|a| a.rrl_exempt = vec![Exempt::Nobody])),
             (&["--trust", "192.0.2.0/24"], with(|a| a.trust = vec![prefix])),
             (&["--udp-max-payload", "4096"], with(|a| a.udp_max_payload = Some(4096))),
             (&["--json"], with(|a| a.json = true)),
@@ -820,6 +848,18 @@ mod tests {
             assert!(limits.exempt.iter().any(|prefix| prefix.contains(address)));
             let default = job(&["a"]).unwrap().config.responder.limits;
             assert!(!default.exempt.iter().any(|prefix| prefix.contains(address)));
+        }
+    }
+
+    #[test]
+    fn exemptions_add_to_this_machine_or_replace_it() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let named: IpAddr = [192, 0, 2, 9].into();
+        let words = ["a", "--rrl-exempt", "192.0.2.0/24", "--rrl-exempt", "none"];
+        for (words, expected) in [(&words[..3], [true, true]), (&words[..], [false, true])] {
+            let exempt = job(words).unwrap().config.responder.limits.exempt;
+            let is = |address| exempt.iter().any(|prefix| prefix.contains(address));
+            assert_eq!([is(loopback), is(named)], expected, "{words:?}");
         }
     }
 

@@ -64,13 +64,16 @@ pub fn source_failure(kind: &SourceKind, error: &Error) -> Failure {
         },
         _ => None,
     };
-    Failure::from_library(error, cure)
+    // What the device says may name the cure already.
+    let told = error.to_string().contains("--input");
+    Failure::from_library(error, cure.filter(|_| !told))
 }
 
 /// A failure of a listener whose sound goes to `kind`.
 pub fn sink_failure(kind: &SinkKind, error: &Error) -> Failure {
+    let told = error.to_string().contains("--output");
     let cure = matches!(error, Error::Audio(_)).then(|| sink_cure(kind));
-    Failure::from_library(error, cure)
+    Failure::from_library(error, cure.filter(|_| !told))
 }
 
 fn sink_cure(kind: &SinkKind) -> &'static str {
