@@ -16,6 +16,7 @@ mod report;
 mod serve;
 mod serve_args;
 mod signals;
+mod sound;
 mod values;
 
 use console::print;

@@ -9,7 +9,7 @@
 
 use crate::ascii::{self, Asciializer};
 use crate::units::{Channels, Format, SampleRate, Sequence};
-use crate::wire::STRING_OCTETS_MAX;
+use crate::wire::{STRING_OCTETS_MAX, TXT_RECORD_OCTETS};
 use flate2::read::ZlibDecoder;
 use flate2::{Compress, Compression, FlushCompress, Status};
 use std::fmt;
@@ -41,6 +41,8 @@ pub struct PackLimits {
     pub segment_octets_max: usize,
     /// Most packets in one segment, 1 to [`PACKETS_MAX`].
     pub packets_max: usize,
+    /// Most octets of one segment's records in an answer; `usize::MAX` for no limit.
+    pub records_octets_max: usize,
 }
 
 impl PackLimits {
@@ -64,6 +66,8 @@ pub struct Packer {
     open: Segment,
     /// Sum of the open segment's texts, prefixes not counted.
     text_octets: usize,
+    /// Octets of the open segment's records in an answer.
+    records_octets: usize,
 }
 
 impl Packer {
@@ -74,7 +78,7 @@ impl Packer {
     pub fn new(limits: PackLimits) -> Packer {
         assert!((PREFIX_CHARS + 1..=STRING_OCTETS_MAX).contains(&limits.string_octets_max));
         assert!((1..=PACKETS_MAX).contains(&limits.packets_max));
-        Packer { limits, open: Segment::default(), text_octets: 0 }
+        Packer { limits, open: Segment::default(), text_octets: 0, records_octets: 0 }
     }
 
     /// Adds a text, and returns the segment that this closed: the one before, when the text does
@@ -85,13 +89,16 @@ impl Packer {
     pub fn push(&mut self, text: &[u8]) -> Option<Segment> {
         assert!(text.len() <= self.limits.text_chars_max(), "a text fits its string");
         let octets = self.text_octets + PREFIX_CHARS + text.len();
-        let full = octets > self.limits.segment_octets_max && !self.open.strings.is_empty();
+        let record_octets = TXT_RECORD_OCTETS + PREFIX_CHARS + text.len();
+        let full = octets > self.limits.segment_octets_max
+            || self.records_octets + record_octets > self.limits.records_octets_max;
         let closed = if full { self.take() } else { None };
         let mut string = format!("{:03}", self.open.strings.len()).into_bytes();
         string.extend_from_slice(SEPARATOR);
         string.extend_from_slice(text);
         self.open.strings.push(string);
         self.text_octets += text.len();
+        self.records_octets += record_octets;
         if self.open.strings.len() < self.limits.packets_max {
             return closed;
         }
@@ -102,6 +109,7 @@ impl Packer {
     /// The open segment, if it holds anything; for the end of the stream.
     pub fn take(&mut self) -> Option<Segment> {
         self.text_octets = 0;
+        self.records_octets = 0;
         let segment = std::mem::take(&mut self.open);
         (!segment.strings.is_empty()).then_some(segment)
     }
@@ -591,8 +599,12 @@ pub fn fuzz_records(octets: &[u8]) {
 mod tests {
     use super::*;
 
-    const LIMITS: PackLimits =
-        PackLimits { string_octets_max: 250, segment_octets_max: 2000, packets_max: 12 };
+    const LIMITS: PackLimits = PackLimits {
+        string_octets_max: 250,
+        segment_octets_max: 2000,
+        packets_max: 12,
+        records_octets_max: usize::MAX,
+    };
 
     fn base91() -> Box<dyn Asciializer> {
         ascii::AsciiKind::Base91.build()
@@ -640,6 +652,24 @@ mod tests {
             let closed = packer.push(&vec![b'y'; last]);
             assert_eq!(closed.map(|segment| segment.strings.len()), closes.then_some(8));
             assert_eq!(packer.take().unwrap().strings.len(), if closes { 1 } else { 9 });
+        }
+    }
+
+    #[test]
+    fn z7_a_segment_closes_when_its_records_would_outgrow_the_answer() {
+        // Three records of 13 + 6 + 100 octets.
+        for (room, in_segment) in [(3 * 119 - 1, 2), (3 * 119, 3), (4 * 119 - 1, 3)] {
+            let mut packer = Packer::new(PackLimits { records_octets_max: room, ..LIMITS });
+            for _ in 0..in_segment {
+                assert_eq!(packer.push(&[b'x'; 100]), None);
+            }
+            let closed = packer.push(&[b'y'; 100]).unwrap();
+            assert_eq!(closed.strings.len(), in_segment);
+            let mut records = Vec::new();
+            for string in &closed.strings {
+                crate::wire::write_txt_record(&mut records, 10, string);
+            }
+            assert_eq!(records.len(), in_segment * 119);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::responder::{Responder, ResponderError, ResponderSettings, ResponderSt
 use crate::segment::{ConfigRecord, PACKETS_MAX, PREFIX_CHARS, PackLimits};
 use crate::units::Sequence;
 use crate::window::{self, Window};
-use crate::wire::{self, Name, STRING_OCTETS_MAX};
+use crate::wire::{self, Name, STRING_OCTETS_MAX, TXT_RECORD_OCTETS};
 use crate::zone::{CONFIG_TTL, CookieSecrets, NameServer, Zone};
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +27,8 @@ const SEGMENT_MIN: Duration = Duration::from_millis(100);
 const WINDOW: std::ops::RangeInclusive<usize> = 2..=10_000;
 /// Octets on the wire of the longest label in front of the root: `seq_18446744073709551615`.
 const LABEL_ROOM: usize = 25;
+/// An OPT record with client and server cookie (RFC 6891 §6.1.2, RFC 9018 §4).
+const OPT_OCTETS: usize = 11 + 4 + 8 + 16;
 /// How long a stage may take to end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -124,7 +126,10 @@ impl ServerConfig {
         // However large the packets, a segment holds 100 ms of them.
         let string_room = self.string_octets_max - PREFIX_CHARS;
         let segment_room = self.segment_octets_max.saturating_sub(PREFIX_CHARS) / packets_min;
-        let text_chars_max = string_room.min(segment_room);
+        let records_octets_max = self.records_octets_max();
+        let record_room =
+            (records_octets_max / packets_min).saturating_sub(TXT_RECORD_OCTETS + PREFIX_CHARS);
+        let text_chars_max = string_room.min(segment_room).min(record_room);
         let packet_octets_max = self.ascii.build().packet_octets_max(text_chars_max);
         let needed = self.encoder.kind.packet_octets_min();
         if packet_octets_max < needed {
@@ -146,8 +151,19 @@ impl ServerConfig {
             string_octets_max: text_chars_max + PREFIX_CHARS,
             segment_octets_max: self.segment_octets_max,
             packets_max,
+            records_octets_max,
         };
         Ok(Plan { frame_samples, frame, limits, segment_duration_max: frame * packets_max as u32 })
+    }
+
+    /// What the records of a segment may measure: all that a datagram holds beside header, question
+    /// for the longest number, and OPT record, or anything.
+    fn records_octets_max(&self) -> usize {
+        if !self.single_datagram {
+            return usize::MAX;
+        }
+        let question = LABEL_ROOM + self.root.wire().len() + 4;
+        wire::UDP_PAYLOAD_MAX - wire::HEADER_OCTETS - question - OPT_OCTETS
     }
 
     /// The records that the zone's parent needs, as lines of a zone file, and what is missing.
@@ -460,6 +476,37 @@ mod tests {
         config.encoder.frame = Some(Duration::from_millis(10));
         // Ten packets of 10 ms: (2000 - 6) / 10.
         assert_eq!(config.plan().unwrap().limits.text_chars_max(), 199);
+    }
+
+    #[test]
+    fn z7_a_datagram_holds_the_whole_answer_for_a_segment() {
+        let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(36)].join(".");
+        for (root, frame_ms) in [("music.example.com", 60), (&long, 60), ("a", 10), (&long, 10)] {
+            let mut config = ServerConfig { single_datagram: true, ..config() };
+            config.root = root.parse().unwrap();
+            config.encoder.frame = Some(Duration::from_millis(frame_ms));
+            let limits = config.plan().unwrap().limits;
+            // From the shortest texts to the longest there are.
+            for chars in 1..=limits.text_chars_max() {
+                let mut packer = crate::segment::Packer::new(limits);
+                let text = vec![b'x'; chars];
+                let segment = std::iter::repeat_with(|| packer.push(&text)).flatten().next();
+                let segment = segment.unwrap();
+                let mut answer = vec![0; 12];
+                let name = config.root.child(format!("seq_{}", u64::MAX).as_bytes()).unwrap();
+                answer.extend_from_slice(name.wire());
+                answer.extend_from_slice(&[0; 4 + 39]);
+                for string in &segment.strings {
+                    wire::write_txt_record(&mut answer, 10, string);
+                }
+                assert!(answer.len() <= 1232, "{} octets", answer.len());
+                let another = answer.len() + 13 + 6 + chars;
+                let counted = segment.strings.len() == limits.packets_max;
+                let full = (segment.strings.len() + 1) * chars + 6 > limits.segment_octets_max;
+                assert!(another > 1232 || counted || full, "{another} octets would fit as well");
+                assert!(segment.strings.len() as u64 * frame_ms >= 100);
+            }
+        }
     }
 
     #[test]

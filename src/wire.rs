@@ -666,6 +666,10 @@ impl QueryTemplate {
     }
 }
 
+/// Octets of a record of [`write_txt_record`] beside its string: owner, type, class, TTL, rdata
+/// length, string length.
+pub const TXT_RECORD_OCTETS: usize = 2 + 2 + 2 + 4 + 2 + 1;
+
 /// Appends a TXT record of one string to `out`, its owner a pointer to the question (RFC 1035
 /// §4.1.4), ready to be copied behind any question for it.
 ///

@@ -4,9 +4,10 @@ use super::console::Console;
 use super::demo_args::DemoJob;
 use super::failure::Failure;
 use super::json::{self, Value};
-use super::listen::{cure, json_to};
+use super::listen::json_to;
 use super::report;
 use super::signals::Signals;
+use super::sound;
 use aodns::audio::{ProgrammeSource, SinkKind, default_output_works};
 use aodns::client::{Client, ClientConfig, ClientStats};
 use aodns::error::Error;
@@ -34,12 +35,9 @@ pub fn run(job: DemoJob) -> Result<(), Failure> {
     };
     let kind = job.sink.clone().unwrap_or_else(chosen);
     let mut console = Console::new(json_to(job.json, &kind), false);
-    let failed = |error: Error| match &error {
-        Error::Audio(_) => Failure::from_library(&error, cure(&kind)),
-        _ => Failure::from_library(&error, None),
-    };
+    let failed = |error: Error| sound::sink_failure(&kind, &error);
+    let sink = sound::sink(&kind)?;
     let root = ROOT.parse().map_err(|error| Failure::Runtime(format!("{ROOT}: {error}")))?;
-    let sink = kind.build().map_err(|error| failed(error.into()))?;
     let signals = Signals::install()?;
     let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let mut config = ServerConfig::new(root, vec![local]);
@@ -58,12 +56,12 @@ pub fn run(job: DemoJob) -> Result<(), Failure> {
     if let SinkKind::Wav(path) = &kind {
         console.say(&format!("the sound is in {}", path.display()));
     }
-    console.json(&json::object(&[
-        ("event", Value::Text(Some("report".into()))),
+    let fields = vec![
         ("output", Value::Text(Some(kind.to_string()))),
         ("listener", Value::Object(report::client_fields(&heard))),
         ("server", Value::Object(report::server_fields(&served))),
-    ]))?;
+    ];
+    console.json(&json::event("report", fields))?;
     match heard.first_sound {
         None if !signals.stop_wanted() => Err(Failure::Runtime(nothing(&heard))),
         _ => Ok(()),
@@ -99,9 +97,7 @@ fn watch(
         let stats = client.stats();
         console.status(&report::client_line(&stats));
         if console.is_json() {
-            let mut fields = vec![("event", Value::Text(Some("status".into())))];
-            fields.extend(report::client_fields(&stats));
-            console.json(&json::object(&fields))?;
+            console.json(&json::event("status", report::client_fields(&stats)))?;
         }
     }
 }

@@ -80,3 +80,31 @@ impl DemoJob {
         Ok(DemoJob { duration, sink: args.output, json: args.json })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::flags::tests::{check_each, check_help, flags_of};
+    use super::*;
+
+    #[test]
+    fn each_flag_sets_its_field() {
+        let args = |seconds, output, json| DemoArgs { seconds, output, json };
+        let cases: Vec<(&[&str], DemoArgs)> = vec![
+            (&["--seconds", "5"], args(Some(Duration::from_secs(5)), None, false)),
+            (&["--output", "null"], args(None, Some(SinkKind::Null), false)),
+            (&["-o", "x.wav"], args(None, Some(SinkKind::Wav("x.wav".into())), false)),
+            (&["--json"], args(None, None, true)),
+        ];
+        check_each(&DEMO, &cases);
+        check_help(&DEMO);
+    }
+
+    #[test]
+    fn it_lasts_fifteen_seconds_and_takes_flags_alone() {
+        let (args, operands) = flags_of(&DEMO, &[]);
+        assert_eq!(DemoJob::new(args, &operands).unwrap().duration, Duration::from_secs(15));
+        let (args, operands) = flags_of(&DEMO, &["5"]);
+        let text = DemoJob::new(args, &operands).unwrap_err().to_string();
+        assert!(text.starts_with("demo takes flags alone; what is 5?"), "{text}");
+    }
+}

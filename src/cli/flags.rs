@@ -118,10 +118,19 @@ impl<A: Default> Command<A> {
         self.sections.iter().flat_map(|(_, flags)| flags.iter())
     }
 
-    /// A usage error of this command.
+    /// A usage error of this command, with the form of each flag that `text` names.
     pub fn wrong(&self, text: impl Into<String>) -> Failure {
-        let form = format!("{} [flags]", self.form);
-        Failure::Usage { text: text.into(), form, command: self.name }
+        let text = text.into();
+        let word = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+        let named = |flag: &&Flag<A>| {
+            text.split(word).any(|word| word.strip_prefix("--") == Some(flag.long))
+        };
+        let mut forms: Vec<String> = self.flags().filter(named).map(Flag::form).collect();
+        if forms.is_empty() {
+            forms.push("[flags]".into());
+        }
+        let form = format!("{} {}", self.form, forms.join(" "));
+        Failure::Usage { text, form, command: self.name }
     }
 
     fn wrong_value(&self, flag: &Flag<A>, text: String) -> Failure {
@@ -165,7 +174,8 @@ impl<A: Default> Command<A> {
             seen.push(flag.long);
             match flag.takes {
                 Takes::Nothing(set) => {
-                    if parser.optional_value().is_some() {
+                    // Behind a short flag there may be others.
+                    if name.starts_with("--") && parser.optional_value().is_some() {
                         let text = format!("--{} takes no value", flag.long);
                         return Err(self.wrong_value(flag, text));
                     }
@@ -221,7 +231,9 @@ impl<A: Default> Command<A> {
 
     /// The help text.
     pub fn help(&self) -> String {
-        let mut out = format!("{}\n\nUsage: {} [flags]\n", self.about, self.form);
+        let mut out = String::new();
+        paragraph(&mut out, self.about, 0);
+        let _infallible = write!(out, "\nUsage: {} [flags]\n", self.form);
         for (name, meaning) in self.operands {
             entry(&mut out, name, meaning);
         }
@@ -254,9 +266,11 @@ impl<A: Default> Command<A> {
 /// A term with its explanation, in two columns.
 pub fn entry(out: &mut String, term: &str, meaning: &str) {
     let room = MEANING_COLUMN - 4;
-    if term.chars().count() > room {
+    if meaning.is_empty() || term.chars().count() > room {
         let _infallible = writeln!(out, "  {term}");
-        paragraph(out, meaning, MEANING_COLUMN);
+        if !meaning.is_empty() {
+            paragraph(out, meaning, MEANING_COLUMN);
+        }
         return;
     }
     let from = out.len();
@@ -319,4 +333,157 @@ fn distance(a: &str, b: &str) -> usize {
 
 fn lexopt_words(error: &lexopt::Error) -> String {
     super::console::escape(&error.to_string())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Args {
+        loud: bool,
+        size: Option<String>,
+        names: Vec<String>,
+    }
+
+    static COMMAND: Command<Args> = Command {
+        name: "play",
+        about: "Plays.",
+        form: "aodns play",
+        operands: &[],
+        sections: &[(
+            "Flags",
+            &[
+                Flag::<Args>::switch("loud", |a| a.loud = true, "loudly").or('l'),
+                Flag::<Args>::value(
+                    "size",
+                    "N",
+                    |a, word| match word {
+                        "bad" => Err("N is needed".into()),
+                        _ => {
+                            a.size = Some(word.into());
+                            Ok(())
+                        }
+                    },
+                    "how large",
+                )
+                .or('s'),
+                Flag::<Args>::value(
+                    "name",
+                    "TEXT",
+                    |a, word| {
+                        a.names.push(word.into());
+                        Ok(())
+                    },
+                    "what is called, several times",
+                )
+                .repeatable(),
+            ],
+        )],
+        tables: Vec::new,
+        examples: &[],
+    };
+
+    fn parse(words: &[&str]) -> Result<(Args, Vec<String>), String> {
+        match COMMAND.parse(Parser::from_args(words)) {
+            Ok(Parsed::Run { args, operands }) => Ok((args, operands)),
+            Ok(_) => panic!("no run"),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    /// Reads `words` as flags of `command`; fails the test when they are none.
+    pub fn flags_of<A: Default>(command: &Command<A>, words: &[&str]) -> (A, Vec<String>) {
+        match command.parse(Parser::from_args(words)) {
+            Ok(Parsed::Run { args, operands }) => (args, operands),
+            Ok(_) => panic!("{words:?} ask for help"),
+            Err(failure) => panic!("{words:?}: {failure}"),
+        }
+    }
+
+    /// Checks that each flag sets what it should, alone, and that none is forgotten.
+    pub fn check_each<A>(command: &Command<A>, cases: &[(&[&str], A)])
+    where
+        A: Default + PartialEq + std::fmt::Debug,
+    {
+        for (words, expected) in cases {
+            assert_eq!(&flags_of(command, words).0, expected, "{words:?}");
+        }
+        for flag in command.flags() {
+            let long = format!("--{}", flag.long);
+            assert!(cases.iter().any(|(words, _)| words.contains(&&*long)), "{long} is not tested");
+        }
+        let mut names: Vec<_> = command.flags().map(|flag| flag.long).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), command.flags().count(), "a name is taken twice");
+    }
+
+    /// Checks a help text: every flag is there, and it is fit for a narrow terminal.
+    pub fn check_help<A: Default>(command: &Command<A>) {
+        let help = command.help();
+        for line in help.lines() {
+            assert!(line.chars().count() <= COLUMNS, "too long: {line}");
+            assert_eq!(line, line.trim_end());
+        }
+        for flag in command.flags() {
+            assert!(help.contains(&flag.form()), "--{} is not in the help", flag.long);
+        }
+    }
+
+    #[test]
+    fn values_may_be_tied_or_follow() {
+        let expected = Args { loud: true, size: Some("3".into()), ..Args::default() };
+        for words in [
+            &["-l", "-s", "3"][..],
+            &["-ls3"],
+            &["-l", "-s=3"],
+            &["--loud", "--size=3"],
+            &["--size", "3", "-l"],
+        ] {
+            assert_eq!(parse(words).unwrap().0, expected, "{words:?}");
+        }
+        let (args, operands) = parse(&["a", "--name", "x", "b", "--name=--y", "--", "-c"]).unwrap();
+        assert_eq!(args.names, ["x", "--y"]);
+        assert_eq!(operands, ["a", "b", "-c"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_right_form() {
+        let cases: [(&[&str], &str); 8] = [
+            (&["--size"], "--size needs a value: N\nusage: aodns play --size N\n"),
+            (&["--size", "--loud"], "--size needs a value: N\n"),
+            (&["--size", "bad"], "--size bad: N is needed\nusage: aodns play --size N\n"),
+            (&["--size", "1", "-s2"], "--size is given twice; once is enough\n"),
+            (&["--loud=yes"], "--loud takes no value\nusage: aodns play --loud\n"),
+            (&["--laud"], "unknown flag --laud; did you mean --loud?\nusage: aodns play --loud\n"),
+            (&["--xyzzy"], "unknown flag --xyzzy\nusage: aodns play [flags]\n`aodns play --help`"),
+            (&["-x"], "unknown flag -x\n"),
+        ];
+        for (words, expected) in cases {
+            let text = parse(words).unwrap_err();
+            assert!(text.starts_with(expected), "{words:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_suggested_and_nothing_far() {
+        let known = ["bitrate", "sample-rate", "state", "ns"];
+        let near = |word| nearest(word, known.into_iter());
+        assert_eq!(near("bitrat"), Some("bitrate"));
+        assert_eq!(near("birtate"), Some("bitrate"));
+        assert_eq!(near("samplerate"), Some("sample-rate"));
+        assert_eq!(near("sam"), Some("sample-rate"));
+        assert_eq!(near("stat"), Some("state"));
+        assert_eq!(near("port"), None);
+        assert_eq!(near(&"x".repeat(100_000)), None);
+    }
+
+    #[test]
+    fn help_is_in_two_columns() {
+        let help = COMMAND.help();
+        assert!(help.contains("\n  -l, --loud              loudly\n"), "{help}");
+        assert!(help.contains("\n      --name TEXT ...     what is called,"), "{help}");
+        check_help(&COMMAND);
+    }
 }

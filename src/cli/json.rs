@@ -25,6 +25,13 @@ pub enum Value {
 /// A name and its value.
 pub type Field = (&'static str, Value);
 
+/// The object of `fields` about `event`, in a line without its end.
+pub fn event(event: &str, fields: Vec<Field>) -> String {
+    let mut all = vec![("event", Value::Text(Some(event.into())))];
+    all.extend(fields);
+    object(&all)
+}
+
 /// The object of `fields`, in a line without its end.
 pub fn object(fields: &[Field]) -> String {
     let mut out = String::new();

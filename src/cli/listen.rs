@@ -2,11 +2,12 @@
 
 use super::console::{Console, Json};
 use super::failure::Failure;
-use super::json::{self, Value};
+use super::json;
 use super::listen_args::ListenJob;
 use super::log::Throttle;
 use super::report;
 use super::signals::Signals;
+use super::sound;
 use super::values::Asked;
 use aodns::audio::SinkKind;
 use aodns::client::{Client, ClientStats};
@@ -31,23 +32,17 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub fn run(job: ListenJob) -> Result<(), Failure> {
     let json = json_to(job.json, &job.sink);
     let mut console = Console::new(json, job.quiet);
-    let cure = cure(&job.sink);
-    let failed = |error: Error| match &error {
-        Error::Audio(_) => Failure::from_library(&error, cure),
-        _ => Failure::from_library(&error, None),
-    };
+    let failed = |error: Error| sound::sink_failure(&job.sink, &error);
+    let sink = sound::sink(&job.sink)?;
     let mut config = job.config.clone();
     config.servers = look_up(&job.servers, job.port)?;
-    let sink = job.sink.build().map_err(|error| failed(error.into()))?;
     let signals = Signals::install()?;
     let client = Client::start(config, sink).map_err(failed)?;
     let stopped = watch(&job, &client, &signals, &mut console);
     let last = client.stop().map_err(failed)?;
     let stopped = stopped?;
     console.say(&format!("listened\n{}", report::client_report(&last)));
-    let mut fields = vec![("event", Value::Text(Some("report".into())))];
-    fields.extend(report::client_fields(&last));
-    console.json(&json::object(&fields))?;
+    console.json(&json::event("report", report::client_fields(&last)))?;
     match (stopped, last.first_sound) {
         (Stopped::Over, None) => Err(Failure::Runtime(silence(&job, &last))),
         _ => Ok(()),
@@ -60,16 +55,6 @@ pub fn json_to(wanted: bool, sink: &SinkKind) -> Json {
         (false, _) => Json::Off,
         (true, SinkKind::Raw) => Json::Stderr,
         (true, _) => Json::Stdout,
-    }
-}
-
-/// What to do when a sink does not open.
-pub fn cure(sink: &SinkKind) -> Option<&'static str> {
-    match sink {
-        SinkKind::Default | SinkKind::Device(_) => {
-            Some("`--output FILE.wav` needs no device, and `--output -` plays to another program")
-        }
-        _ => None,
     }
 }
 
@@ -123,9 +108,7 @@ fn watch(
         }
         console.status(&report::client_line(&stats));
         if console.is_json() {
-            let mut fields = vec![("event", Value::Text(Some("status".into())))];
-            fields.extend(report::client_fields(&stats));
-            console.json(&json::object(&fields))?;
+            console.json(&json::event("status", report::client_fields(&stats)))?;
         }
     }
 }
@@ -146,7 +129,7 @@ impl News {
         let stream = stats.play.stream.as_ref().map(report::stream_words);
         if stream != self.stream {
             if let Some(stream) = &stream {
-                console.say(&format!("playing {stream}, from {}", stats.server));
+                console.say(&format!("stream {stream}, from {}", stats.server));
             }
             self.stream = stream;
         }

@@ -290,3 +290,96 @@ fn config(args: &ListenArgs, root: Name) -> Result<ClientConfig, Failure> {
     stream.ascii = args.encoding.unwrap_or_default();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::flags::tests::{check_each, check_help, flags_of};
+    use super::*;
+
+    fn job(words: &[&str]) -> Result<ListenJob, String> {
+        let (args, operands) = flags_of(&LISTEN, words);
+        ListenJob::new(args, &operands).map_err(|failure| failure.to_string())
+    }
+
+    fn with(change: impl FnOnce(&mut ListenArgs)) -> ListenArgs {
+        let mut args = ListenArgs::default();
+        change(&mut args);
+        args
+    }
+
+    #[test]
+    fn each_flag_sets_its_field() {
+        let half = Duration::from_millis(500);
+        let cases: Vec<(&[&str], ListenArgs)> = vec![
+            (&["--dns-port", "5053"], with(|a| a.dns_port = Some(5053))),
+            (&["--output", "null"], with(|a| a.output = Some(SinkKind::Null))),
+            (&["-o", "-"], with(|a| a.output = Some(SinkKind::Raw))),
+            (&["--latency", "auto"], with(|a| a.latency = Some(Latency::Auto))),
+            (&["--latency", "0.5"], with(|a| a.latency = Some(Latency::Fixed(half)))),
+            (&["--duration", "0.5"], with(|a| a.duration = Some(half))),
+            (&["--codec", "opus"], with(|a| a.codec = Some(CodecKind::Opus))),
+            (&["--sample-rate", "8000"], with(|a| a.sample_rate = Some(8000))),
+            (&["--channels", "2"], with(|a| a.channels = Some(Channels::STEREO))),
+            (&["--encoding", "base64"], with(|a| a.encoding = Some(AsciiKind::Base64))),
+            (&["--timeout", "0.5"], with(|a| a.timeout = Some(half))),
+            (&["--retries", "3"], with(|a| a.retries = Some(3))),
+            (&["--retry-interval", "0.5"], with(|a| a.retry_interval = Some(half))),
+            (&["--json"], with(|a| a.json = true)),
+            (&["--verbose"], with(|a| a.verbose = true)),
+            (&["--quiet"], with(|a| a.quiet = true)),
+        ];
+        check_each(&LISTEN, &cases);
+    }
+
+    #[test]
+    fn the_help_text_is_complete_and_narrow() {
+        check_help(&LISTEN);
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_base_layer() {
+        let job = job(&["music.example.com", "192.0.2.1"]).unwrap();
+        assert_eq!(job.port, 53);
+        assert_eq!(job.servers, [Asked::Host("192.0.2.1".into(), None)]);
+        assert_eq!(job.sink, SinkKind::Default);
+        assert_eq!(job.config.policy, RetryPolicy::default());
+        assert_eq!(job.config.latency, None);
+        let stream = &job.config.fallback;
+        assert_eq!((stream.codec, stream.ascii), (CodecKind::Opus, AsciiKind::Base91));
+        assert_eq!(stream.format.to_string(), "16000 Hz mono");
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let words =
+            ["a", "system", "--latency=2", "--timeout=1", "--retries=0", "--retry-interval=3"];
+        let stream = ["--sample-rate=48000", "--channels=2", "--encoding=base85"];
+        let config = job(&[&words[..], &stream].concat()).unwrap().config;
+        let seconds = Duration::from_secs;
+        assert_eq!(config.latency, Some(seconds(2)));
+        let policy = RetryPolicy { timeout: seconds(1), retries: 0, interval: seconds(3) };
+        assert_eq!(config.policy, policy);
+        assert_eq!(config.fallback.format.to_string(), "48000 Hz stereo");
+        assert_eq!(config.fallback.ascii, AsciiKind::Base85);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_would_be_right() {
+        let cases: [(&[&str], &str); 8] = [
+            (&[], "the stream's domain and a server are missing"),
+            (&["a"], "a server is missing; system means those of this machine"),
+            (&["a..b", "system"], "no domain name"),
+            (&["a", "::1"], "in brackets: [::1]"),
+            (&["a", "1.2.3"], "four numbers of 0 to 255"),
+            (&["a", "system", "-q", "-v"], "contradict each other"),
+            (&["a", "system", "--sample-rate", "44100"], "opus has 8000, 12000, 16000"),
+            (&["a", "system", "--codec=codec2", "--channels=2"], "codec2 has 1 channel"),
+        ];
+        for (words, expected) in cases {
+            let text = job(words).unwrap_err();
+            assert!(text.contains(expected), "{words:?}: {text}");
+        }
+        let many = vec!["a"; 18];
+        assert!(job(&many).unwrap_err().contains("more than 16 servers"));
+    }
+}

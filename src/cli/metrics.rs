@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-/// A request takes no longer than this, from the connection to its end.
-const DEADLINE: Duration = Duration::from_millis(500);
+/// A request takes no longer than this.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Between two looks at whether to stop.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Octets of a request's head.
 const HEAD_OCTETS_MAX: usize = 8192;
 
@@ -61,15 +63,64 @@ impl Metrics {
         server: &'scope Server,
     ) -> Offering<'scope> {
         let thread = scope.spawn(move || {
-            while let Ok((stream, _)) = self.listener.accept() {
-                if self.stop.load(Ordering::Acquire) {
-                    return;
+            while !self.is_stopping() {
+                match self.listener.accept() {
+                    // A scraper that went away comes again.
+                    Ok((stream, _)) => drop(self.answer(&stream, server)),
+                    // No descriptor is left, or the scraper went away before it was accepted.
+                    Err(_) => std::thread::sleep(PAUSE),
                 }
-                // A scraper that went away comes again.
-                let _gone = answer(&stream, &server.stats());
             }
         });
         Offering { metrics: self, thread: Some(thread) }
+    }
+}
+
+impl Metrics {
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn answer(&self, stream: &TcpStream, server: &Server) -> std::io::Result<()> {
+        let (status, kind, body) = match self.read_head(stream)? {
+            Some(head) => reply(&head, &server.stats()),
+            None => ("431 Request Header Fields Too Large", TEXT, String::new()),
+        };
+        // The answer is far smaller than what the system takes at once.
+        stream.set_write_timeout(Some(PAUSE))?;
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        (&mut &*stream).write_all((head + &body).as_bytes())
+    }
+
+    /// The head of a request; `None` when it is too long.
+    fn read_head(&self, mut stream: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+        let until = Instant::now() + DEADLINE;
+        let mut head = Vec::new();
+        let mut chunk = [0; 1024];
+        stream.set_read_timeout(Some(PAUSE))?;
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            match stream.read(&mut chunk) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(octets) => head.extend_from_slice(&chunk[..octets]),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+            if self.is_stopping() || Instant::now() >= until {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            if head.len() > HEAD_OCTETS_MAX {
+                return Ok(None);
+            }
+        }
+        Ok(Some(head))
     }
 }
 
@@ -89,47 +140,11 @@ impl Drop for Offering<'_> {
             _ => {}
         }
         // Wakes the thread; when it does not, the end of the process ends it.
-        let _woken = TcpStream::connect_timeout(&address, DEADLINE);
+        let _woken = TcpStream::connect_timeout(&address, PAUSE);
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }
     }
-}
-
-fn answer(stream: &TcpStream, stats: &ServerStats) -> std::io::Result<()> {
-    let (status, kind, body) = match read_head(stream)? {
-        Some(head) => reply(&head, stats),
-        None => ("431 Request Header Fields Too Large", "text/plain", String::new()),
-    };
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    (&mut &*stream).write_all((head + &body).as_bytes())
-}
-
-/// The head of a request; `None` when it is too long.
-fn read_head(mut stream: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
-    let until = Instant::now() + DEADLINE;
-    let mut head = Vec::new();
-    let mut chunk = [0; 1024];
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        let octets = stream.read(&mut chunk)?;
-        if octets == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        head.extend_from_slice(&chunk[..octets]);
-        if head.len() > HEAD_OCTETS_MAX {
-            return Ok(None);
-        }
-    }
-    Ok(Some(head))
 }
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -226,4 +241,52 @@ pub fn exposition(stats: &ServerStats) -> String {
     let times = [("{quantile=\"0.5\"}", time(0.5)), ("{quantile=\"0.99\"}", time(0.99))];
     family("answer_seconds", "gauge", "Time from a message to its answer.", &times);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(head: &str) -> &'static str {
+        reply(head.as_bytes(), &ServerStats::default()).0
+    }
+
+    #[test]
+    fn requests_are_told_apart() {
+        assert_eq!(status("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), "200 OK");
+        assert_eq!(status("GET /metrics?x=1 HTTP/1.0\r\n\r\n"), "200 OK");
+        assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), "404 Not Found");
+        assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "405 Method Not Allowed");
+        for junk in ["", "\r\n\r\n", "GET /metrics\r\n\r\n", "GET /metrics HTTPS\r\n\r\n", "\u{0}"]
+        {
+            assert_eq!(status(junk), "400 Bad Request", "{junk:?}");
+        }
+    }
+
+    #[test]
+    fn every_sample_has_a_family_and_a_value() {
+        let text = exposition(&ServerStats::default());
+        let mut families = Vec::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                families.push(rest.split(' ').next().unwrap());
+            } else if !line.starts_with("# HELP ") {
+                let (sample, value) = line.rsplit_once(' ').unwrap();
+                assert_eq!(sample.split('{').next(), families.last().copied(), "{line}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        let count = families.len();
+        families.sort_unstable();
+        families.dedup();
+        assert_eq!(families.len(), count, "a family is there twice");
+        for outcome in Outcome::ALL {
+            assert!(
+                text.contains(&format!(
+                    "aodns_answers_total{{outcome=\"{}\"}} 0\n",
+                    outcome.name()
+                ))
+            );
+        }
+    }
 }

@@ -8,10 +8,10 @@ use super::metrics::Metrics;
 use super::report;
 use super::serve_args::ServeJob;
 use super::signals::Signals;
-use aodns::audio::SourceKind;
+use super::sound;
 use aodns::error::Error;
 use aodns::responder::limit::Limited;
-use aodns::server::{Server, ServerConfig, ServerStats};
+use aodns::server::{Server, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -31,12 +31,8 @@ const NAMED_MAX: usize = 4;
 pub fn run(job: ServeJob) -> Result<(), Failure> {
     let json = if job.json { Json::Stdout } else { Json::Off };
     let mut console = Console::new(json, job.level < Level::Warn);
-    let cure = cure(&job.source);
-    let failed = |error: Error| match &error {
-        Error::Audio(_) => Failure::from_library(&error, cure),
-        _ => Failure::from_library(&error, None),
-    };
-    let source = job.source.build(job.looping).map_err(|error| failed(error.into()))?;
+    let failed = |error: Error| sound::source_failure(&job.source, &error);
+    let source = sound::source(&job.source, job.looping)?;
     let signals = Signals::install()?;
     let metrics = job.metrics.map(Metrics::bind).transpose()?;
     let server = Server::start(job.config.clone(), source).map_err(failed)?;
@@ -56,20 +52,7 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     if job.level >= Level::Info {
         console.say(&format!("served\n{}", report::server_report(&last)));
     }
-    let mut fields = vec![("event", Value::Text(Some("report".into())))];
-    fields.extend(report::server_fields(&last));
-    console.json(&json::object(&fields))
-}
-
-/// What to do when a source does not open.
-fn cure(source: &SourceKind) -> Option<&'static str> {
-    match source {
-        SourceKind::Default | SourceKind::Device(_) => {
-            Some("`--input demo` needs no device, and `--input FILE` takes a WAV file")
-        }
-        SourceKind::Wav(_) => Some("`--input` takes a WAV file of PCM"),
-        _ => None,
-    }
+    console.json(&json::event("report", report::server_fields(&last)))
 }
 
 /// Reports until the end.
@@ -110,7 +93,7 @@ fn watch(
         }
         let stats = server.stats();
         if console.is_json() {
-            console.json(&status_object(&stats))?;
+            console.json(&json::event("status", report::server_fields(&stats)))?;
         }
         console.status(&report::server_status(&stats, &shown.1, now - shown.0));
         if interval.is_some_and(|interval| now >= counted.0 + interval) {
@@ -213,18 +196,12 @@ fn reachable(addresses: &[SocketAddr]) -> Option<SocketAddr> {
 fn start_object(job: &ServeJob, addresses: &[SocketAddr], metrics: Option<&Metrics>) -> String {
     let delegation = job.config.delegation();
     let texts = |list: &[SocketAddr]| list.iter().map(SocketAddr::to_string).collect();
-    json::object(&[
-        ("event", Value::Text(Some("start".into()))),
+    let fields = vec![
         ("root", Value::Text(Some(job.config.root.to_string()))),
         ("listen", Value::List(texts(addresses))),
         ("metrics", Value::Text(metrics.map(|metrics| metrics.address().to_string()))),
         ("delegation", Value::List(delegation.lines)),
         ("missing", Value::List(delegation.missing.iter().map(ToString::to_string).collect())),
-    ])
-}
-
-fn status_object(stats: &ServerStats) -> String {
-    let mut fields = vec![("event", Value::Text(Some("status".into())))];
-    fields.extend(report::server_fields(stats));
-    json::object(&fields)
+    ];
+    json::event("start", fields)
 }

@@ -95,7 +95,7 @@ pub struct ServeArgs {
     pub rrl_total_bytes: Option<u32>,
     pub rrl_total_errors: Option<u32>,
     pub rrl_entries: Option<usize>,
-    pub rrl_exempt: Vec<Prefix>,
+    pub rrl_exempt: Vec<Exempt>,
     pub hold_slots: Option<usize>,
     pub udp_threads: Option<usize>,
     pub tcp_connections: Option<usize>,
@@ -104,6 +104,22 @@ pub struct ServeArgs {
     pub log_level: Option<Level>,
     pub metrics: Option<SocketAddr>,
     pub metrics_anywhere: bool,
+}
+
+/// Who is not limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exempt {
+    /// These clients.
+    Prefix(Prefix),
+    /// Nobody but those that are named, not even this machine.
+    Nobody,
+}
+
+fn exempt(word: &str) -> Result<Exempt, String> {
+    match word {
+        "none" => Ok(Exempt::Nobody),
+        _ => prefix(word).map(Exempt::Prefix).map_err(|text| format!("{text}, or none")),
+    }
 }
 
 fn metrics_address(word: &str) -> Result<SocketAddr, String> {
@@ -374,9 +390,10 @@ pub static SERVE: Command<ServeArgs> = Command {
                 ),
                 Flag::value(
                     "rrl-exempt",
-                    "PREFIX",
-                    |a, w| add(&mut a.rrl_exempt, prefix(w)),
-                    "clients that are not limited, beside this machine",
+                    "PREFIX|none",
+                    |a, w| add(&mut a.rrl_exempt, exempt(w)),
+                    "clients that are not limited, beside this machine; none limits this machine \
+                     as well",
                 )
                 .repeatable(),
                 Flag::value(
@@ -437,7 +454,7 @@ pub static SERVE: Command<ServeArgs> = Command {
     examples: &[
         ("aodns serve music.example.com -i demo", "the built-in programme on port 5053"),
         (
-            "aodns serve music.example.com --dns-port 53 --ns ns.music.example.com=192.0.2.1",
+            "aodns serve fm.example.com --dns-port 53 --ns ns.fm.example.com=192.0.2.1",
             "the default microphone, for the whole internet",
         ),
         (
@@ -526,9 +543,12 @@ impl ServeJob {
     }
 }
 
-/// The library names settings by their flags, without hyphens.
+/// The library names settings as their flags are called, without the hyphens in front.
 fn plan_words(error: &Error) -> String {
-    error.to_string()
+    const NAMES: [&str; 4] =
+        ["max-data-per-feed", "max-bytes-per-record", "max-sequences", "max-frames-per-segment"];
+    let text = error.to_string();
+    NAMES.iter().fold(text, |text, name| text.replace(name, &format!("--{name}")))
 }
 
 fn listen(args: &ServeArgs) -> Vec<SocketAddr> {
@@ -631,11 +651,267 @@ fn responder(args: &ServeArgs, config: &mut ServerConfig) -> Result<(), Failure>
     *total = args.rrl_total_bytes.unwrap_or(*total);
     let total = &mut limits.errors_per_second_total;
     *total = args.rrl_total_errors.unwrap_or(*total);
-    limits.exempt.extend(&args.rrl_exempt);
+    if args.rrl_exempt.contains(&Exempt::Nobody) {
+        limits.exempt.clear();
+    }
+    limits.exempt.extend(args.rrl_exempt.iter().filter_map(|exempt| match exempt {
+        Exempt::Prefix(prefix) => Some(*prefix),
+        Exempt::Nobody => None,
+    }));
     limits.dry_run = args.rrl == Some(Rrl::DryRun);
     if args.rrl == Some(Rrl::Off) {
         let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         limits.exempt.extend(any.iter().filter_map(|&address| Prefix::new(address, 0)));
     }
     Ok(())
+}
+
+// Most of them begin with the default codec.
+#[cfg(all(test, feature = "opus"))]
+mod tests {
+    use super::super::flags::tests::{check_each, check_help, flags_of};
+    use super::*;
+
+    fn job(words: &[&str]) -> Result<ServeJob, String> {
+        let (args, operands) = flags_of(&SERVE, words);
+        ServeJob::new(args, &operands).map_err(|failure| failure.to_string())
+    }
+
+    fn with(change: impl FnOnce(&mut ServeArgs)) -> ServeArgs {
+        let mut args = ServeArgs::default();
+        change(&mut args);
+        args
+    }
+
+    #[test]
+    fn each_flag_sets_its_field() {
+        let prefix: Prefix = "192.0.2.0/24".parse().unwrap();
+        let second = Duration::from_secs(1);
+        let any6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let cases: Vec<(&[&str], ServeArgs)> = vec![
+            (&["--dns-port", "53"], with(|a| a.dns_port = Some(53))),
+            (
+                &["--listen", "127.0.0.1", "--listen", "[::]:54"],
+                with(|a| a.listen = vec![([127, 0, 0, 1].into(), None), (any6, Some(54))]),
+            ),
+            (&["--input", "demo"], with(|a| a.input = Some(SourceKind::Programme))),
+            (&["-i", "-"], with(|a| a.input = Some(SourceKind::Raw))),
+            (&["--loop"], with(|a| a.looping = true)),
+            (&["--duration", "1"], with(|a| a.duration = Some(second))),
+            (&["--codec", "codec2"], with(|a| a.codec = Some(CodecKind::Codec2At1200))),
+            (&["--application", "audio"], with(|a| a.application = Some(Application::Audio))),
+            (&["--complexity", "10"], with(|a| a.complexity = Some(10))),
+            (&["--sample-rate", "48000"], with(|a| a.sample_rate = Some(48_000))),
+            (&["--channels", "2"], with(|a| a.channels = Some(Channels::STEREO))),
+            (&["--bitrate", "24000"], with(|a| a.bitrate = Some(24_000))),
+            (&["--frame-ms", "20"], with(|a| a.frame_ms = Some(20))),
+            (&["--encoding", "hex"], with(|a| a.encoding = Some(AsciiKind::Hex))),
+            (&["--max-data-per-feed", "200"], with(|a| a.max_data_per_feed = Some(200))),
+            (&["--max-bytes-per-record", "900"], with(|a| a.max_bytes_per_record = Some(900))),
+            (&["--max-sequences", "10"], with(|a| a.max_sequences = Some(10))),
+            (&["--max-frames-per-segment", "0"], with(|a| a.max_frames_per_segment = Some(0))),
+            (&["--single-datagram"], with(|a| a.single_datagram = true)),
+            (&["--title", "Night jazz"], with(|a| a.title = Some("Night jazz".into()))),
+            (&["--state", "a/b"], with(|a| a.state = Some("a/b".into()))),
+            (
+                &["--ns", "ns.a=192.0.2.1"],
+                with(|a| {
+                    let addresses = vec![[192, 0, 2, 1].into()];
+                    a.ns = vec![NameServer { name: "ns.a".parse().unwrap(), addresses }];
+                }),
+            ),
+            (&["--server-id", "x"], with(|a| a.server_id = Some("x".into()))),
+            (&["--hold-slots", "0"], with(|a| a.hold_slots = Some(0))),
+            (&["--udp-threads", "2"], with(|a| a.udp_threads = Some(2))),
+            (&["--tcp-connections", "5"], with(|a| a.tcp_connections = Some(5))),
+            (&["--small"], with(|a| a.small = true)),
+            (&["--rrl", "dry-run"], with(|a| a.rrl = Some(Rrl::DryRun))),
+            (&["--rrl-bytes", "1"], with(|a| a.rrl_bytes = Some(1))),
+            (&["--rrl-burst", "2"], with(|a| a.rrl_burst = Some(2))),
+            (&["--rrl-responses", "3"], with(|a| a.rrl_responses = Some(3))),
+            (&["--rrl-errors", "4"], with(|a| a.rrl_errors = Some(4))),
+            (&["--rrl-total-bytes", "5"], with(|a| a.rrl_total_bytes = Some(5))),
+            (&["--rrl-total-errors", "6"], with(|a| a.rrl_total_errors = Some(6))),
+            (&["--rrl-entries", "64"], with(|a| a.rrl_entries = Some(64))),
+            (
+                &["--rrl-exempt", "192.0.2.0/24"],
+                with(|a| a.rrl_exempt = vec![Exempt::Prefix(prefix)]),
+            ),
+            (&["--rrl-exempt", "none"], with(|a| a.rrl_exempt = vec![Exempt::Nobody])),
+            (&["--trust", "192.0.2.0/24"], with(|a| a.trust = vec![prefix])),
+            (&["--udp-max-payload", "4096"], with(|a| a.udp_max_payload = Some(4096))),
+            (&["--json"], with(|a| a.json = true)),
+            (&["--log-level", "debug"], with(|a| a.log_level = Some(Level::Debug))),
+            (
+                &["--metrics", "9000"],
+                with(|a| a.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 9000)))),
+            ),
+            (
+                &["--metrics", "[::1]"],
+                with(|a| a.metrics = Some(SocketAddr::from((Ipv6Addr::LOCALHOST, 9353)))),
+            ),
+            (&["--metrics-anywhere"], with(|a| a.metrics_anywhere = true)),
+        ];
+        check_each(&SERVE, &cases);
+    }
+
+    #[test]
+    fn the_help_text_is_complete_and_narrow() {
+        check_help(&SERVE);
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let job = job(&["music.example.com"]).unwrap();
+        let listen = ["0.0.0.0:5053", "[::]:5053"].map(|address| address.parse().unwrap());
+        let default = ServerConfig::new("music.example.com".parse().unwrap(), listen.into());
+        assert_eq!(format!("{:?}", job.config), format!("{default:?}"));
+        assert_eq!(job.source, SourceKind::Default);
+        assert!(job.metrics.is_none() && !job.json && job.duration.is_none());
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let job = job(&[
+            "a.example",
+            "--sample-rate=48000",
+            "--channels=2",
+            "--frame-ms=20",
+            "--bitrate=64000",
+            "--complexity=3",
+            "--application=audio",
+            "--encoding=base64",
+            "--max-data-per-feed=240",
+            "--max-bytes-per-record=1900",
+            "--max-sequences=20",
+            "--max-frames-per-segment=30",
+            "--single-datagram",
+            "--title=x",
+            "--state=y",
+            "--server-id=z",
+            "--hold-slots=7",
+            "--udp-threads=3",
+            "--tcp-connections=9",
+            "--trust=192.0.2.0/24",
+            "--udp-max-payload=4096",
+            "--rrl=dry-run",
+            "--rrl-bytes=1",
+            "--rrl-burst=2",
+            "--rrl-responses=3",
+            "--rrl-errors=4",
+            "--rrl-total-bytes=5",
+            "--rrl-total-errors=6",
+            "--rrl-entries=64",
+            "--rrl-exempt=198.51.100.0/24",
+            "--listen=127.0.0.1",
+            "--listen=[::1]:54",
+            "--dns-port=53",
+        ])
+        .unwrap();
+        let config = job.config;
+        let encoder = &config.encoder;
+        assert_eq!(encoder.format.to_string(), "48000 Hz stereo");
+        assert_eq!(encoder.frame, Some(Duration::from_millis(20)));
+        assert_eq!((encoder.bitrate, encoder.complexity), (Some(64_000), Some(3)));
+        assert_eq!((encoder.application, config.ascii), (Application::Audio, AsciiKind::Base64));
+        assert_eq!((config.string_octets_max, config.segment_octets_max), (240, 1900));
+        assert_eq!((config.window, config.packets_max), (20, 30));
+        assert!(config.single_datagram);
+        assert_eq!((config.title.as_str(), config.server_id.as_deref()), ("x", Some("z")));
+        assert_eq!(config.state, Some("y".into()));
+        let responder = &config.responder;
+        assert_eq!(responder.listen, ["127.0.0.1:53", "[::1]:54"].map(|a| a.parse().unwrap()));
+        assert_eq!((responder.hold_slots, responder.udp_threads), (7, 3));
+        assert_eq!((responder.tcp.connections, responder.trusted_payload_max), (9, 4096));
+        assert_eq!(responder.trusted, ["192.0.2.0/24".parse().unwrap()]);
+        let limits = &responder.limits;
+        assert!(limits.dry_run && limits.entries == 64);
+        assert_eq!((limits.excess_per_second, limits.excess_burst), (1, 2));
+        assert_eq!((limits.responses_per_second, limits.errors_per_second), (3, 4));
+        assert_eq!((limits.excess_per_second_total, limits.errors_per_second_total), (5, 6));
+        assert!(limits.exempt.iter().any(|p| p.contains([198, 51, 100, 9].into())));
+    }
+
+    #[test]
+    fn small_devices_get_small_limits_unless_told_otherwise() {
+        let small = job(&["a", "--small", "--tcp-connections", "100"]).unwrap().config.responder;
+        assert_eq!((small.tcp.connections, small.tcp.connections_per_client), (100, 8));
+        assert_eq!((small.tcp.idle, small.tcp.in_progress), (Duration::from_secs(5), 8));
+        assert_eq!((small.hold_slots, small.limits.entries), (64, 4096));
+    }
+
+    #[test]
+    fn without_limits_everybody_is_exempt() {
+        let limits = job(&["a", "--rrl", "off"]).unwrap().config.responder.limits;
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let address: IpAddr = address.parse().unwrap();
+            assert!(limits.exempt.iter().any(|prefix| prefix.contains(address)));
+            let default = job(&["a"]).unwrap().config.responder.limits;
+            assert!(!default.exempt.iter().any(|prefix| prefix.contains(address)));
+        }
+    }
+
+    #[test]
+    fn exemptions_add_to_this_machine_or_replace_it() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let named: IpAddr = [192, 0, 2, 9].into();
+        let words = ["a", "--rrl-exempt", "192.0.2.0/24", "--rrl-exempt", "none"];
+        for (words, expected) in [(&words[..3], [true, true]), (&words[..], [false, true])] {
+            let exempt = job(words).unwrap().config.responder.limits.exempt;
+            let is = |address| exempt.iter().any(|prefix| prefix.contains(address));
+            assert_eq!([is(loopback), is(named)], expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn name_servers_gather_their_addresses() {
+        let words = ["a", "--ns", "n.a=192.0.2.1", "--ns", "m.b", "--ns", "N.a=2001:db8::1"];
+        let servers = job(&words).unwrap().config.name_servers;
+        let addresses: Vec<_> = servers.iter().map(|server| server.addresses.len()).collect();
+        assert_eq!(addresses, [2, 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_said_with_what_would() {
+        let cases: [(&[&str], &str); 14] = [
+            (&[], "the stream's domain is missing\nusage: aodns serve <root> [flags]"),
+            (&["a..b"], "\"a..b\" is no domain name such as music.example.com"),
+            (&["ä.de"], "write it in its xn-- form"),
+            (&["a", "b"], "one domain is enough; what is b?"),
+            (&["a", "--loop", "-i", "demo"], "--loop is for WAV files, and demo is none"),
+            (&["a", "--sample-rate", "44100"], "opus has 8000, 12000, 16000, 24000, 48000 Hz"),
+            (&["a", "--frame-ms", "30"], "last 10, 20, 40 or 60 ms"),
+            (&["a", "--max-frames-per-segment", "1"], "set --max-frames-per-segment to 2 or more"),
+            (&["a", "--max-sequences", "1"], "--max-sequences of 1 does not work: it may be 2"),
+            (&["a", "--max-data-per-feed", "256"], "at most 255 octets"),
+            (&["a", "--udp-max-payload", "4096"], "--trust 192.0.2.0/24"),
+            (&["a", "--metrics", "192.0.2.1"], "add --metrics-anywhere"),
+            (&["a", "--metrics-anywhere"], "needs --metrics ADDR"),
+            (&["a", "--metrics", "0.0.0.0:1"], "choose an address of 127.0.0.0/8"),
+        ];
+        for (words, expected) in cases {
+            let text = job(words).unwrap_err();
+            assert!(text.contains(expected), "{words:?}: {text}");
+        }
+        assert!(job(&["a", "--metrics", "192.0.2.1", "--metrics-anywhere"]).is_ok());
+        let text = job(&["a", "--max-sequences", "1"]).unwrap_err();
+        assert!(text.contains("\nusage: aodns serve <root> --max-sequences N\n"), "{text}");
+    }
+
+    #[cfg(not(feature = "codec2"))]
+    #[test]
+    fn a_codec_that_was_left_out_is_named_with_its_feature() {
+        let text = job(&["a", "--codec", "codec2"]).unwrap_err();
+        assert!(text.contains("build it with `--features codec2`"), "{text}");
+    }
+
+    #[cfg(feature = "codec2")]
+    #[test]
+    fn codec2_has_one_rate_and_one_channel() {
+        assert!(job(&["a", "--codec", "codec2-3200"]).is_ok());
+        for words in [["--sample-rate", "16000"], ["--channels", "2"], ["--bitrate", "1200"]] {
+            let words = [&["a", "--codec", "codec2"], &words[..]].concat();
+            assert!(job(&words).is_err(), "{words:?}");
+        }
+    }
 }

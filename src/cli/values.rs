@@ -68,7 +68,8 @@ pub fn name_server(word: &str) -> Result<NameServer, String> {
 pub fn root(word: &str) -> Result<Name, String> {
     word.parse().map_err(|error| {
         let shown = super::console::escape(word);
-        format!("{shown} is no domain name such as music.example.com: {error}")
+        let other = if word.is_ascii() { "" } else { "; write it in its xn-- form" };
+        format!("\"{shown}\" is no domain name such as music.example.com: {error}{other}")
     })
 }
 
@@ -121,7 +122,7 @@ pub fn server(word: &str) -> Result<Asked, String> {
     let shown = super::console::escape(word);
     let wrong = |why: &str| {
         format!(
-            "{shown} is no server: {why}; write 192.0.2.1, ns.example.com:5053, [2001:db8::1]:53 \
+            "\"{shown}\" is no server: {why}; write 192.0.2.1, ns.example.com:5053, [2001:db8::1]:53 \
              or system"
         )
     };
