@@ -76,7 +76,7 @@ pub struct TcpLimits {
     pub first_query: Duration,
     /// From the first octet of a message to its last.
     pub frame: Duration,
-    /// From the first octet of an answer that the client does not take to its last.
+    /// From when answers begin to wait for the client until it has taken all of those.
     pub write: Duration,
     /// From the last answer to the next query; a fifth of it above 80 % of the connections.
     pub idle: Duration,
@@ -319,6 +319,7 @@ impl Shared {
         let mut due = Vec::with_capacity(self.settings.hold_slots);
         let mut out = Vec::with_capacity(udp::DATAGRAM_OCTETS_MAX);
         while !self.is_stopping() {
+            let turn = self.publication.turn();
             view.refresh(&self.publication);
             let now = moment();
             let empty = self.holds.sweep(&view.snapshot, view.generation, now.instant, &mut due);
@@ -351,7 +352,7 @@ impl Shared {
             }
             // New entries wake it through the publication; expiry is looked at in between.
             let pause = if empty { IDLE_PAUSE } else { HOLD_PAUSE };
-            self.publication.wait_newer(view.generation, pause);
+            self.publication.wait_turn(turn, pause);
         }
     }
 }
