@@ -478,6 +478,7 @@ impl Responder {
         self.shared.stop.store(true, Ordering::Release);
         self.mailbox.wake();
         self.shared.publication.wake();
+        self.shared.sockets.iter().for_each(udp::Socket::wake);
         for thread in self.threads.drain(..) {
             // A panic was noted by the guard already.
             let _noted = thread.join();

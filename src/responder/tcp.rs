@@ -458,6 +458,10 @@ impl Server<'_> {
             if questions == 0 {
                 return Fate::Again;
             }
+            // It was the room for answers that ended this, and it is free again.
+            if taken > 0 && !connection.incoming.is_empty() {
+                continue;
+            }
             if !connection.readable || connection.finished {
                 break;
             }

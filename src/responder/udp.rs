@@ -14,9 +14,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
     sendmmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -71,6 +71,13 @@ impl Socket {
         }
         socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
         Ok(Socket { socket, address })
+    }
+
+    /// Makes the thread that waits for datagrams look around.
+    pub fn wake(&self) {
+        // The system says that the socket is not connected, and wakes who waits all the same; where
+        // it does not, the thread looks around at its timeout.
+        let _wakes_anyway = SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
 
     /// Whether `peer` can be answered: a datagram from nowhere, or from the very address it was sent
