@@ -577,3 +577,22 @@ fn is_missing_ipv6(address: SocketAddr, cause: &io::Error) -> bool {
     let missing = [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL];
     any && cause.raw_os_error().is_some_and(|code| missing.contains(&code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn u04_a_system_without_ipv6_is_told_from_one_that_lacks_an_address() {
+        let error = io::Error::from_raw_os_error;
+        let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 53));
+        let one = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 53));
+        for code in [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL] {
+            assert!(is_missing_ipv6(any, &error(code)));
+            // An address that was asked for by name is not left out in silence.
+            assert!(!is_missing_ipv6(one, &error(code)));
+        }
+        assert!(!is_missing_ipv6(any, &error(nix::libc::EADDRINUSE)));
+        assert!(!is_missing_ipv6(([0, 0, 0, 0], 53).into(), &error(nix::libc::EADDRNOTAVAIL)));
+    }
+}
