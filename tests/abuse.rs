@@ -1,4 +1,4 @@
-//! The abuse policy on the wire (dns-behaviour section 3): what goes out to addresses that may be
+//! The abuse policy on the wire (docs/dns.md): what goes out to addresses that may be
 //! forged, counted in octets at the receiving sockets.
 //!
 //! The tests take turns, as each of them counts on the speed of one machine for its own pace; what

@@ -1,4 +1,4 @@
-//! An answer is of one generation (dns-behaviour F4, Z1 to Z4): while segments are published as
+//! An answer is of one generation (rows F4 and Z1 to Z4): while segments are published as
 //! fast as it goes, readers check that each answer is whole, of one TTL, never changed afterwards,
 //! and that what is listed is there.
 

@@ -27,6 +27,8 @@ const BACKLOG: i32 = 256;
 const QUERY_OCTETS_MAX: usize = 4096;
 /// Octets of answers that wait for their client; beyond it no question is taken (row T10).
 const OUTGOING_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of answers that the system keeps for a client, or twice that, as it counts.
+const SEND_BUFFER_OCTETS: usize = 128 * 1024;
 /// Octets read at once.
 const READ_OCTETS: usize = 16 * 1024;
 /// Questions answered before the next connection has its turn.
@@ -52,6 +54,9 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     // A port whose connections are in TIME_WAIT is free.
     socket.set_reuse_address(true)?;
+    // Inherited by the connections: what the system keeps for a client that does not read is bounded
+    // as well, and what it has room for again is told of in time for the deadline.
+    socket.set_send_buffer_size(SEND_BUFFER_OCTETS)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -507,7 +512,10 @@ impl Server<'_> {
                     let mut buffer = self.spares.pop().unwrap_or_default();
                     buffer.extend_from_slice(&read[taken..length]);
                     connection.incoming = buffer;
-                    connection.note_begin(self.now.instant, taken);
+                    // While answers wait for the client, only that counts.
+                    if !matches!(connection.phase, Phase::Write(_)) {
+                        connection.phase = Phase::Frame(self.now.instant);
+                    }
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => connection.readable = false,
@@ -781,17 +789,6 @@ impl Server<'_> {
             connection.sent = 0;
         }
         true
-    }
-}
-
-impl Connection {
-    /// Notes when a query that is not whole began; `taken` whole ones came before it.
-    fn note_begin(&mut self, now: Instant, taken: usize) {
-        match self.phase {
-            Phase::Write(_) | Phase::Linger(_) => {}
-            Phase::Frame(_) if taken == 0 => {}
-            _ => self.phase = Phase::Frame(now),
-        }
     }
 }
 
