@@ -353,6 +353,8 @@ impl JitterBuffer {
             .map(|captured| now.saturating_duration_since(captured + self.frame * frames as u32));
         self.latency = self.target;
         self.state = State::Playing { sequence, index: frames };
+        // The priming is part of it: whoever asks when to go on is told that it is now.
+        self.begun = true;
         self.priming.pop().map(Play::Prime)
     }
 

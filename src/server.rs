@@ -45,6 +45,9 @@ pub struct ServerConfig {
     pub segment_octets_max: usize,
     /// Most packets in one segment; 0 for no other limit than 100.
     pub packets_max: usize,
+    /// Whether segments are so small that the whole answer for one, with question and an OPT record
+    /// with a cookie, fits a datagram of 1232 octets (dns-behaviour Z7).
+    pub single_datagram: bool,
     /// Segments published at the same time.
     pub window: usize,
     /// What the stream is called; may be empty.
@@ -69,6 +72,7 @@ impl ServerConfig {
             string_octets_max: 250,
             segment_octets_max: 2000,
             packets_max: 12,
+            single_datagram: false,
             window: 75,
             title: String::new(),
             state: None,

@@ -4,6 +4,7 @@
 //! The server runs in a process of its own, so that its descriptors, threads and memory can be told
 //! from those of the clients. Times are printed and not asserted: they are the machine's.
 
+#![cfg(target_os = "linux")] // what a process holds is read from /proc
 #![allow(clippy::unwrap_used)] // a test may end anywhere
 
 #[path = "support/dns.rs"]

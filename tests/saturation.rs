@@ -4,6 +4,7 @@
 //! `AODNS_SATURATION_SECONDS` says for how long (3 by default, 60 for the record). Lateness is the
 //! machine's and is not asserted; that the stream went on without a gap is.
 
+#![cfg(feature = "opus")]
 #![allow(clippy::unwrap_used)] // a test may end anywhere
 
 #[path = "support/dns.rs"]

@@ -39,6 +39,8 @@ pub struct PlayStatus {
     pub playout: PlayoutStats,
     /// Packets that the codec could not decode.
     pub undecodable: u64,
+    /// Times that the sink had nothing to play.
+    pub underruns: u64,
     /// From capture to the sink's output, if the server tells enough to know.
     pub latency: Option<Duration>,
     /// Sound fetched and not yet played.
@@ -347,10 +349,12 @@ impl Player<'_> {
     fn report(&mut self) {
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
+        let underruns = self.sink.underruns();
         let written = self.rate.duration(self.written_samples);
         let mut status = self.status();
         status.playout = self.buffer.stats();
         status.undecodable = self.undecodable;
+        status.underruns = underruns;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
         status.level = self.buffer.level() + queued;
         status.first_sound = self.first_sound;
