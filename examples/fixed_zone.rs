@@ -25,8 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = arguments.next().ok_or(usage)?;
     let root: Name = "music.example.com".parse()?;
     let now = Moment { instant: Instant::now(), unix_ms: FIRST * 100 };
-    let mut window =
-        Window::new(75, SampleRate::HZ_16000, Duration::from_millis(720), FIRST, now);
+    let mut window = Window::new(75, SampleRate::HZ_16000, Duration::from_millis(720), FIRST, now);
     let mut file = format!(
         "$ORIGIN {root}.\n@ 1 SOA ns hostmaster 1 5 2 3600 1\n@ 3600 NS ns\nns 3600 A 127.0.0.1\n"
     );

@@ -218,10 +218,7 @@ fn stream(name: &str, seconds: u64, path: impl FnOnce(SocketAddr) -> SocketAddr)
 
 fn report(name: &str, heard: &Heard, latency_max: f64) {
     let first = heard.aligned.text.lines().next().unwrap_or_default();
-    println!(
-        "{name:20} latency {:.2} s, 95 % {:.2} s; {first}",
-        heard.latency.0, heard.latency.1
-    );
+    println!("{name:20} latency {:.2} s, 95 % {:.2} s; {first}", heard.latency.0, heard.latency.1);
     assert!(heard.aligned.continuous, "{name}: {}\n{}", heard.aligned.text, heard.log);
     assert!(heard.latency.0 <= latency_max, "{name}: latency {:?}", heard.latency);
 }
@@ -231,15 +228,13 @@ fn through(kind: ResolverKind) {
     const SECONDS: u64 = 30;
     let mut running = None;
     let mut missing = None;
-    let heard = stream(kind.name(), SECONDS, |server| {
-        match Resolver::start(kind, ROOT, server) {
-            Ok(resolver) => running.insert(resolver).addr(),
-            Err(NotStarted::NotInstalled(package)) => {
-                missing = Some(package);
-                server
-            }
-            Err(error) => panic!("{error}"),
+    let heard = stream(kind.name(), SECONDS, |server| match Resolver::start(kind, ROOT, server) {
+        Ok(resolver) => running.insert(resolver).addr(),
+        Err(NotStarted::NotInstalled(package)) => {
+            missing = Some(package);
+            server
         }
+        Err(error) => panic!("{error}"),
     });
     if let Some(package) = missing {
         return skip(kind.name(), package);

@@ -6,16 +6,19 @@
 //! left over is kept with the connection. Whatever a client does, it is cut off at a deadline, its
 //! buffers have limits, and it gets no more than its share of a turn.
 
+mod connection;
+
 use super::hold::{Held, Insertion, Origin};
 use super::{Shared, View};
 use crate::pipeline::moment;
 use crate::units::Moment;
 use crate::wire::HEADER_OCTETS;
 use crate::zone::{Disposition, Request, Transport};
+use connection::{Connection, Fate, Phase, client_key};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,51 +192,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a connection is waiting for, and since when; decides its deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The first octet of its first query.
-    First(Instant),
-    /// The rest of a query that has begun.
-    Frame(Instant),
-    /// The next query.
-    Idle(Instant),
-    /// Its client, who is to take an answer.
-    Write(Instant),
-    /// The end of what the client sends, behind the last answer it gets.
-    Linger(Instant),
-}
-
-struct Connection {
-    stream: TcpStream,
-    peer: SocketAddr,
-    serial: u64,
-    phase: Phase,
-    /// Octets of a query that is not whole yet, and of those behind it that wait their turn.
-    incoming: Vec<u8>,
-    /// Answers that the client has not taken yet, from `sent` on.
-    outgoing: Vec<u8>,
-    sent: usize,
-    /// How far `sent` must come for the deadline of [`Phase::Write`] to be met.
-    write_mark: usize,
-    /// Questions held.
-    in_progress: usize,
-    /// Whether there may be something to read, and room to write.
-    readable: bool,
-    writable: bool,
-    /// The end of what the client sends has arrived, behind what was not read yet.
-    read_closed: bool,
-    /// The client will send no more.
-    finished: bool,
-    /// Nothing more is taken from the client; closed once all is written.
-    closing: bool,
-    /// Octets thrown away while closing.
-    discarded: usize,
-    /// Whether it waits for another turn already.
-    queued: bool,
-    broken: bool,
-}
-
 /// How far accepting came.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accepted {
@@ -243,15 +201,6 @@ enum Accepted {
     Some,
     /// The system has no room for more now.
     NoRoom,
-}
-
-/// What is to become of a connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    /// There is more to do for it after the others.
-    Again,
-    Closes,
 }
 
 struct Server<'a> {
@@ -355,25 +304,8 @@ impl Server<'_> {
         self.serial += 1;
         self.open += 1;
         self.shared.tcp_open.store(self.open as u64, Ordering::Relaxed);
-        self.connections[slot] = Some(Connection {
-            stream,
-            peer,
-            serial: self.serial,
-            phase: Phase::First(self.now.instant),
-            incoming: Vec::new(),
-            outgoing: Vec::new(),
-            sent: 0,
-            write_mark: 0,
-            in_progress: 0,
-            readable: true,
-            writable: true,
-            read_closed: false,
-            finished: false,
-            closing: false,
-            discarded: 0,
-            queued: false,
-            broken: false,
-        });
+        let now = self.now.instant;
+        self.connections[slot] = Some(Connection::new(stream, peer, self.serial, now));
         // The first query often came along with the handshake.
         self.advance(slot);
     }
@@ -735,7 +667,7 @@ impl Server<'_> {
         }
         let mut written = 0;
         if connection.outgoing.is_empty() {
-            match write(connection, &self.answers) {
+            match connection.write(&self.answers) {
                 Ok(length) => written = length,
                 Err(_) => return false,
             }
@@ -757,10 +689,7 @@ impl Server<'_> {
     /// Sends what waits; `false` when the connection is lost.
     fn flush(&mut self, connection: &mut Connection) -> bool {
         while connection.writable && connection.sent < connection.outgoing.len() {
-            let outgoing = std::mem::take(&mut connection.outgoing);
-            let result = write(connection, &outgoing[connection.sent..]);
-            connection.outgoing = outgoing;
-            match result {
+            match connection.write_outgoing() {
                 Ok(length) => connection.sent += length,
                 Err(_) => return false,
             }
@@ -789,31 +718,5 @@ impl Server<'_> {
             connection.sent = 0;
         }
         true
-    }
-}
-
-/// Writes what the socket takes.
-fn write(connection: &mut Connection, octets: &[u8]) -> io::Result<usize> {
-    loop {
-        match connection.stream.write(octets) {
-            Ok(length) => {
-                connection.writable = length == octets.len();
-                return Ok(length);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                connection.writable = false;
-                return Ok(0);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Connections are counted by /32 and /64.
-fn client_key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        v4 => v4,
     }
 }
