@@ -76,7 +76,7 @@ pub struct TcpLimits {
     pub first_query: Duration,
     /// From the first octet of a message to its last.
     pub frame: Duration,
-    /// From the first octet of an answer that the client does not take to its last.
+    /// From when answers begin to wait for the client until it has taken all of those.
     pub write: Duration,
     /// From the last answer to the next query; a fifth of it above 80 % of the connections.
     pub idle: Duration,
@@ -319,6 +319,7 @@ impl Shared {
         let mut due = Vec::with_capacity(self.settings.hold_slots);
         let mut out = Vec::with_capacity(udp::DATAGRAM_OCTETS_MAX);
         while !self.is_stopping() {
+            let turn = self.publication.turn();
             view.refresh(&self.publication);
             let now = moment();
             let empty = self.holds.sweep(&view.snapshot, view.generation, now.instant, &mut due);
@@ -351,7 +352,7 @@ impl Shared {
             }
             // New entries wake it through the publication; expiry is looked at in between.
             let pause = if empty { IDLE_PAUSE } else { HOLD_PAUSE };
-            self.publication.wait_newer(view.generation, pause);
+            self.publication.wait_turn(turn, pause);
         }
     }
 }
@@ -477,6 +478,7 @@ impl Responder {
         self.shared.stop.store(true, Ordering::Release);
         self.mailbox.wake();
         self.shared.publication.wake();
+        self.shared.sockets.iter().for_each(udp::Socket::wake);
         for thread in self.threads.drain(..) {
             // A panic was noted by the guard already.
             let _noted = thread.join();
@@ -574,4 +576,23 @@ fn is_missing_ipv6(address: SocketAddr, cause: &io::Error) -> bool {
     let any = address.is_ipv6() && address.ip().is_unspecified();
     let missing = [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL];
     any && cause.raw_os_error().is_some_and(|code| missing.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn u04_a_system_without_ipv6_is_told_from_one_that_lacks_an_address() {
+        let error = io::Error::from_raw_os_error;
+        let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 53));
+        let one = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 53));
+        for code in [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL] {
+            assert!(is_missing_ipv6(any, &error(code)));
+            // An address that was asked for by name is not left out in silence.
+            assert!(!is_missing_ipv6(one, &error(code)));
+        }
+        assert!(!is_missing_ipv6(any, &error(nix::libc::EADDRINUSE)));
+        assert!(!is_missing_ipv6(([0, 0, 0, 0], 53).into(), &error(nix::libc::EADDRNOTAVAIL)));
+    }
 }

@@ -66,18 +66,30 @@ impl Held {
         &self.octets[..usize::from(self.length)]
     }
 
-    /// Whether it is the same question, asked again: same source, id and name.
-    fn repeats(&self, other: &Held) -> bool {
-        let origins = match (self.origin, other.origin) {
-            (Origin::Udp { .. }, Origin::Udp { .. }) => true,
-            (Origin::Tcp { serial, .. }, Origin::Tcp { serial: other, .. }) => serial == other,
-            _ => false,
-        };
-        origins
-            && self.peer == other.peer
-            && self.sequence == other.sequence
-            && self.message()[..2] == other.message()[..2]
+    /// What it is compared by.
+    fn key(&self) -> Key {
+        Key {
+            peer: self.peer,
+            prefix: Prefix::of_client(self.peer.ip()),
+            sequence: self.sequence,
+            id: [self.octets[0], self.octets[1]],
+            connection: match self.origin {
+                Origin::Udp { .. } => None,
+                Origin::Tcp { serial, .. } => Some(serial),
+            },
+        }
     }
+}
+
+/// What tells a question from the same one asked again: source, id and name. Kept apart from the
+/// questions, so that looking through all of them touches little memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    peer: SocketAddr,
+    prefix: Prefix,
+    sequence: Sequence,
+    id: [u8; 2],
+    connection: Option<u64>,
 }
 
 /// What became of a question handed in.
@@ -109,12 +121,15 @@ struct Table {
     /// Generation of the snapshot that was swept with last.
     swept: u64,
     held: Vec<Held>,
+    /// One for each of `held`, at the same place.
+    keys: Vec<Key>,
 }
 
 impl Holds {
     /// `slots` free slots, of which one client prefix may take `slots_per_prefix`.
     pub fn new(slots: usize, slots_per_prefix: usize) -> Holds {
-        let table = Table { swept: 0, held: Vec::with_capacity(slots) };
+        let (held, keys) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
+        let table = Table { swept: 0, held, keys };
         Holds { slots, slots_per_prefix, table: Mutex::new(table) }
     }
 
@@ -126,15 +141,19 @@ impl Holds {
         if table.swept > generation {
             return Insertion::Stale;
         }
-        if table.held.iter().any(|other| other.repeats(&held)) {
-            return Insertion::Duplicate;
+        let key = held.key();
+        let mut of_prefix = 0;
+        for other in &table.keys {
+            if *other == key {
+                return Insertion::Duplicate;
+            }
+            of_prefix += usize::from(other.prefix == key.prefix);
         }
-        let prefix = Prefix::of_client(held.peer.ip());
-        let same = |other: &&Held| Prefix::of_client(other.peer.ip()) == prefix;
-        let crowded = !exempt && table.held.iter().filter(same).count() >= self.slots_per_prefix;
+        let crowded = !exempt && of_prefix >= self.slots_per_prefix;
         if crowded || table.held.len() >= self.slots {
             return Insertion::Full;
         }
+        table.keys.push(key);
         table.held.push(held);
         Insertion::Held { first: table.held.len() == 1 }
     }
@@ -156,6 +175,7 @@ impl Holds {
             let held = &table.held[index];
             if held.sequence < snapshot.next() || now >= held.until || over {
                 due.push(table.held.swap_remove(index));
+                table.keys.swap_remove(index);
             } else {
                 index += 1;
             }

@@ -21,6 +21,9 @@ const LOG_INTERVAL_MS: u32 = 30_000;
 /// Prefixes waiting to be named.
 const LOG_MAX: usize = 16;
 
+/// The oldest present that a thread may come with, in milliseconds.
+const BATCH_AGE_MS_MAX: u32 = 60_000;
+
 /// How much is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitSettings {
@@ -211,7 +214,8 @@ impl SecondSum {
     /// Adds `more` if the sum of this second stays within `most`.
     fn add_within(&self, now_ms: u64, more: u64, most: u64) -> bool {
         let second = now_ms / 1000 + 1;
-        if self.second.swap(second, Ordering::Relaxed) != second {
+        // A thread whose present is a little older counts into the newer second.
+        if self.second.fetch_max(second, Ordering::Relaxed) < second {
             self.sum.store(0, Ordering::Relaxed);
         }
         if self.sum.load(Ordering::Relaxed) + more > most {
@@ -302,7 +306,7 @@ impl Limiter {
     fn judge(&self, entry: &mut Entry, now_ms: u64, excess: u32, error: bool) -> Verdict {
         let settings = &self.settings;
         let now = now_ms as u32;
-        if now.wrapping_sub(entry.second_ms) >= 1000 {
+        if since(now, entry.second_ms) >= 1000 {
             (entry.second_ms, entry.responses, entry.errors) = (now, 0, 0);
         }
         if entry.responses >= settings.responses_per_second {
@@ -320,7 +324,7 @@ impl Limiter {
         if excess == 0 {
             return Verdict::Send;
         }
-        let elapsed = u64::from(now.wrapping_sub(entry.filled_ms));
+        let elapsed = u64::from(since(now, entry.filled_ms));
         let earned = elapsed * u64::from(settings.excess_per_second) / 1000;
         // Time that earned nothing yet is not thrown away.
         if earned > 0 {
@@ -345,7 +349,7 @@ impl Limiter {
 
     /// Notes the prefix for the log, if it was not noted lately.
     fn name(&self, entry: &mut Entry, now: u32, prefix: Prefix, rule: Rule) {
-        if entry.logged && now.wrapping_sub(entry.logged_ms) < LOG_INTERVAL_MS {
+        if entry.logged && since(now, entry.logged_ms) < LOG_INTERVAL_MS {
             return;
         }
         (entry.logged, entry.logged_ms) = (true, now);
@@ -370,7 +374,7 @@ impl Limiter {
 fn find(set: &mut [Entry; WAYS], key: u64, now: u32, burst: u32) -> &mut Entry {
     let idle = |entry: &Entry| match entry.key {
         0 => u64::MAX,
-        _ => u64::from(now.wrapping_sub(entry.used_ms)),
+        _ => u64::from(since(now, entry.used_ms)),
     };
     let known = set.iter().position(|entry| entry.key == key);
     let index = known.unwrap_or_else(|| {
@@ -381,6 +385,14 @@ fn find(set: &mut [Entry; WAYS], key: u64, now: u32, burst: u32) -> &mut Entry {
     });
     set[index].used_ms = now;
     &mut set[index]
+}
+
+/// Milliseconds from `then` to `now`. Each thread asks the clock once a batch, so that one may come
+/// with a present that is a little older than what another has noted already: no time has passed
+/// then, and not the 49 days that the difference modulo 2^32 would say.
+fn since(now: u32, then: u32) -> u32 {
+    let elapsed = now.wrapping_sub(then);
+    if elapsed > u32::MAX - BATCH_AGE_MS_MAX { 0 } else { elapsed }
 }
 
 #[cfg(test)]
@@ -430,6 +442,21 @@ mod tests {
         assert_eq!(next(2, 1), Verdict::Drop(Rule::Budget));
         // Another prefix has a budget of its own.
         assert_eq!(limiter.check(2, [192, 0, 3, 1].into(), 100, 1200, false), Verdict::Send);
+    }
+
+    #[test]
+    fn a3_a_thread_with_an_older_present_earns_nothing() {
+        let limiter = limiter(|_| ());
+        let next = |now| limiter.check(now, client(1), 100, 1100, false);
+        assert!((0..200).all(|_| next(5000) == Verdict::Send));
+        assert_eq!(next(5000), Verdict::Slip(Rule::Budget));
+        // Another thread took its batch a moment earlier: neither budget nor counts begin anew.
+        assert_eq!(next(4999), Verdict::Drop(Rule::Budget));
+        assert_eq!(next(4000), Verdict::Slip(Rule::Budget));
+        let free = |now| limiter.check(now, client(1), 100, 100, false);
+        let sent = (0..2000).filter(|n| free(5000 - n % 3) == Verdict::Send).count();
+        assert_eq!(sent, 1000 - 202);
+        assert_eq!(limiter.check(6000, client(1), 100, 1100, false), Verdict::Send);
     }
 
     #[test]

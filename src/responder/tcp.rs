@@ -6,17 +6,20 @@
 //! left over is kept with the connection. Whatever a client does, it is cut off at a deadline, its
 //! buffers have limits, and it gets no more than its share of a turn.
 
+mod connection;
+
 use super::hold::{Held, Insertion, Origin};
 use super::{Shared, View};
 use crate::pipeline::moment;
 use crate::units::Moment;
 use crate::wire::HEADER_OCTETS;
 use crate::zone::{Disposition, Request, Transport};
+use connection::{Connection, Fate, Phase, client_key};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,10 +30,16 @@ const BACKLOG: i32 = 256;
 const QUERY_OCTETS_MAX: usize = 4096;
 /// Octets of answers that wait for their client; beyond it no question is taken (row T10).
 const OUTGOING_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of answers that the system keeps for a client, or twice that, as it counts.
+const SEND_BUFFER_OCTETS: usize = 128 * 1024;
 /// Octets read at once.
 const READ_OCTETS: usize = 16 * 1024;
 /// Questions answered before the next connection has its turn.
 const TURN_QUESTIONS: usize = 64;
+/// Connections accepted at an address before those that are open have their turn.
+const TURN_ACCEPTS: usize = 64;
+/// Octets thrown away behind a message that ended its connection, before the client has seen why.
+const LINGER_OCTETS_MAX: usize = 128 * 1024;
 /// Between two looks at the deadlines.
 const TICK: Duration = Duration::from_millis(100);
 /// Empty buffers that are kept for the next connection in need of one.
@@ -48,6 +57,9 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     // A port whose connections are in TIME_WAIT is free.
     socket.set_reuse_address(true)?;
+    // Inherited by the connections: what the system keeps for a client that does not read is bounded
+    // as well, and what it has room for again is told of in time for the deadline.
+    socket.set_send_buffer_size(SEND_BUFFER_OCTETS)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -121,12 +133,14 @@ impl Engine {
         };
         let mut ticked = Instant::now();
         let mut due = Vec::new();
-        let mut accept_again = false;
+        let mut turn = Vec::new();
+        let mut accepted = Accepted::All;
         while !shared.is_stopping() {
-            let timeout = match (server.again.is_empty(), server.open == 0 && !accept_again) {
-                (false, _) => Some(Duration::ZERO),
-                (true, true) => None,
-                (true, false) => Some(TICK),
+            let timeout = match accepted {
+                _ if !server.again.is_empty() => Some(Duration::ZERO),
+                Accepted::Some => Some(Duration::ZERO),
+                Accepted::All if server.open == 0 => None,
+                Accepted::All | Accepted::NoRoom => Some(TICK),
             };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -135,14 +149,20 @@ impl Engine {
             }
             server.now = moment();
             server.view.refresh(&shared.publication);
-            for slot in std::mem::take(&mut server.again) {
+            std::mem::swap(&mut turn, &mut server.again);
+            for slot in turn.drain(..) {
+                if let Some(connection) = server.connection(slot) {
+                    connection.queued = false;
+                }
                 server.advance(slot);
             }
-            let mut accept = accept_again;
+            let mut accept = accepted != Accepted::All;
             for event in &events {
                 match event.token() {
                     WAKER => {
                         due.append(&mut lock(&self.mailbox.due));
+                        // What was handed over a moment ago may be newer than the last look.
+                        server.view.refresh(&shared.publication);
                         due.drain(..).for_each(|held| server.release(&held));
                     }
                     Token(token) if token >= LISTENERS => accept = true,
@@ -158,7 +178,7 @@ impl Engine {
                 }
             }
             if accept {
-                accept_again = !server.accept(&self.poll, &self.listeners);
+                accepted = server.accept(&self.poll, &self.listeners);
             }
             if server.now.instant.saturating_duration_since(ticked) >= TICK {
                 ticked = server.now.instant;
@@ -172,50 +192,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a connection is waiting for, and since when; decides its deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The first octet of its first query.
-    First(Instant),
-    /// The rest of a query that has begun.
-    Frame(Instant),
-    /// The next query.
-    Idle(Instant),
-    /// Its client, who is to take an answer.
-    Write(Instant),
-}
-
-struct Connection {
-    stream: TcpStream,
-    peer: SocketAddr,
-    serial: u64,
-    phase: Phase,
-    /// Octets of a query that is not whole yet, and of those behind it that wait their turn.
-    incoming: Vec<u8>,
-    /// Answers that the client has not taken yet, from `sent` on.
-    outgoing: Vec<u8>,
-    sent: usize,
-    /// Questions held.
-    in_progress: usize,
-    /// Whether there may be something to read, and room to write.
-    readable: bool,
-    writable: bool,
-    /// The end of what the client sends has arrived, behind what was not read yet.
-    read_closed: bool,
-    /// The client will send no more.
-    finished: bool,
-    /// Nothing more is taken from the client; closed once all is written.
-    closing: bool,
-    broken: bool,
-}
-
-/// What is to become of a connection.
+/// How far accepting came.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    /// There is more to do for it after the others.
-    Again,
-    Closes,
+enum Accepted {
+    /// Nobody waits.
+    All,
+    /// More may wait.
+    Some,
+    /// The system has no room for more now.
+    NoRoom,
 }
 
 struct Server<'a> {
@@ -243,10 +228,11 @@ impl Server<'_> {
 
     // ---- opening and closing ------------------------------------------------------------------
 
-    /// Accepts what waits; `false` when the system has no room for more now.
-    fn accept(&mut self, poll: &Poll, listeners: &[TcpListener]) -> bool {
+    /// Accepts what waits, at each address so many at most.
+    fn accept(&mut self, poll: &Poll, listeners: &[TcpListener]) -> Accepted {
+        let mut accepted = Accepted::All;
         for listener in listeners {
-            loop {
+            for tried in 1.. {
                 match listener.accept() {
                     Ok((stream, peer)) => self.open(poll, stream, peer),
                     Err(error) => match error.kind() {
@@ -256,13 +242,17 @@ impl Server<'_> {
                         // No descriptors or no memory: the others go on, and this is tried again.
                         _ => {
                             self.shared.tcp.receive_errors.add(1);
-                            return false;
+                            return Accepted::NoRoom;
                         }
                     },
                 }
+                if tried == TURN_ACCEPTS {
+                    accepted = Accepted::Some;
+                    break;
+                }
             }
         }
-        true
+        accepted
     }
 
     fn open(&mut self, poll: &Poll, mut stream: TcpStream, peer: SocketAddr) {
@@ -278,7 +268,9 @@ impl Server<'_> {
         let crowded = !exempt && of_client().count() >= limits.connections_per_client;
         if crowded || self.open >= limits.connections {
             let idle = |(slot, connection): (usize, &Connection)| match connection.phase {
-                Phase::Idle(since) | Phase::First(since) if connection.in_progress == 0 => {
+                Phase::Idle(since) | Phase::First(since) | Phase::Linger(since)
+                    if connection.in_progress == 0 =>
+                {
                     Some((since, slot))
                 }
                 _ => None,
@@ -312,22 +304,8 @@ impl Server<'_> {
         self.serial += 1;
         self.open += 1;
         self.shared.tcp_open.store(self.open as u64, Ordering::Relaxed);
-        self.connections[slot] = Some(Connection {
-            stream,
-            peer,
-            serial: self.serial,
-            phase: Phase::First(self.now.instant),
-            incoming: Vec::new(),
-            outgoing: Vec::new(),
-            sent: 0,
-            in_progress: 0,
-            readable: true,
-            writable: true,
-            read_closed: false,
-            finished: false,
-            closing: false,
-            broken: false,
-        });
+        let now = self.now.instant;
+        self.connections[slot] = Some(Connection::new(stream, peer, self.serial, now));
         // The first query often came along with the handshake.
         self.advance(slot);
     }
@@ -363,7 +341,7 @@ impl Server<'_> {
                 // What is held has a deadline of its own, and may keep the rest from being read.
                 _ if connection.in_progress > 0 => continue,
                 Phase::First(since) => (since, limits.first_query),
-                Phase::Frame(since) => (since, limits.frame),
+                Phase::Frame(since) | Phase::Linger(since) => (since, limits.frame),
                 Phase::Idle(since) => (since, idle),
             };
             if self.now.instant.saturating_duration_since(since) >= most {
@@ -381,17 +359,22 @@ impl Server<'_> {
             return;
         };
         let fate = self.turn(slot, &mut connection);
+        if fate == Fate::Again && !connection.queued {
+            connection.queued = true;
+            self.again.push(slot);
+        }
         self.connections[slot] = Some(connection);
-        match fate {
-            Fate::Stays => {}
-            Fate::Again => self.again.push(slot),
-            Fate::Closes => self.close(slot),
+        if fate == Fate::Closes {
+            self.close(slot);
         }
     }
 
     fn turn(&mut self, slot: usize, connection: &mut Connection) -> Fate {
         if connection.broken || !self.flush(connection) {
             return Fate::Closes;
+        }
+        if matches!(connection.phase, Phase::Linger(_)) {
+            return self.linger(connection);
         }
         let mut questions = TURN_QUESTIONS;
         loop {
@@ -411,6 +394,10 @@ impl Server<'_> {
             }
             if questions == 0 {
                 return Fate::Again;
+            }
+            // It was the room for answers that ended this, and it is free again.
+            if taken > 0 && !connection.incoming.is_empty() {
+                continue;
             }
             if !connection.readable || connection.finished {
                 break;
@@ -457,7 +444,10 @@ impl Server<'_> {
                     let mut buffer = self.spares.pop().unwrap_or_default();
                     buffer.extend_from_slice(&read[taken..length]);
                     connection.incoming = buffer;
-                    connection.note_begin(self.now.instant, taken);
+                    // While answers wait for the client, only that counts.
+                    if !matches!(connection.phase, Phase::Write(_)) {
+                        connection.phase = Phase::Frame(self.now.instant);
+                    }
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => connection.readable = false,
@@ -476,10 +466,42 @@ impl Server<'_> {
 
     /// What becomes of a connection for which all was done.
     fn settle(&mut self, connection: &mut Connection) -> Fate {
-        let written = connection.outgoing.is_empty();
-        let over = connection.closing || connection.finished;
-        if over && written && connection.in_progress == 0 {
+        if !connection.outgoing.is_empty() || connection.in_progress > 0 {
+            return Fate::Stays;
+        }
+        if connection.finished {
             return Fate::Closes;
+        }
+        if !connection.closing {
+            return Fate::Stays;
+        }
+        // Closing while something is unread would reset the connection, and the client might lose
+        // the answer that says why.
+        if connection.stream.shutdown(Shutdown::Write).is_err() {
+            return Fate::Closes;
+        }
+        connection.phase = Phase::Linger(self.now.instant);
+        let incoming = std::mem::take(&mut connection.incoming);
+        self.keep(incoming);
+        self.linger(connection)
+    }
+
+    /// Throws away what still comes, until the client has closed as well.
+    fn linger(&mut self, connection: &mut Connection) -> Fate {
+        while connection.readable {
+            match connection.stream.read(&mut self.read) {
+                Ok(0) => return Fate::Closes,
+                Ok(length) => {
+                    connection.readable = length == self.read.len() || connection.read_closed;
+                    connection.discarded += length;
+                    if connection.discarded > LINGER_OCTETS_MAX {
+                        return Fate::Closes;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => connection.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Fate::Closes,
+            }
         }
         Fate::Stays
     }
@@ -645,17 +667,21 @@ impl Server<'_> {
         }
         let mut written = 0;
         if connection.outgoing.is_empty() {
-            match write(connection, &self.answers) {
+            match connection.write(&self.answers) {
                 Ok(length) => written = length,
                 Err(_) => return false,
             }
         }
         if written < self.answers.len() {
-            if connection.outgoing.is_empty() {
+            let first = connection.outgoing.is_empty();
+            if first {
                 connection.outgoing = self.spares.pop().unwrap_or_default();
-                connection.phase = Phase::Write(self.now.instant);
             }
             connection.outgoing.extend_from_slice(&self.answers[written..]);
+            if first {
+                connection.phase = Phase::Write(self.now.instant);
+                connection.write_mark = connection.outgoing.len();
+            }
         }
         true
     }
@@ -663,59 +689,34 @@ impl Server<'_> {
     /// Sends what waits; `false` when the connection is lost.
     fn flush(&mut self, connection: &mut Connection) -> bool {
         while connection.writable && connection.sent < connection.outgoing.len() {
-            let outgoing = std::mem::take(&mut connection.outgoing);
-            let result = write(connection, &outgoing[connection.sent..]);
-            connection.outgoing = outgoing;
-            match result {
+            match connection.write_outgoing() {
                 Ok(length) => connection.sent += length,
                 Err(_) => return false,
             }
         }
-        if connection.sent > 0 && connection.sent == connection.outgoing.len() {
+        if connection.sent == 0 {
+            return true;
+        }
+        if connection.sent == connection.outgoing.len() {
             connection.sent = 0;
             let outgoing = std::mem::take(&mut connection.outgoing);
             self.keep(outgoing);
             let now = self.now.instant;
             let begun = !connection.incoming.is_empty();
             connection.phase = if begun { Phase::Frame(now) } else { Phase::Idle(now) };
+            return true;
+        }
+        if connection.sent >= connection.write_mark {
+            // All that waited when the deadline began is taken: one begins for what came since.
+            connection.phase = Phase::Write(self.now.instant);
+            connection.write_mark = connection.outgoing.len();
+        }
+        if connection.sent >= OUTGOING_OCTETS_MAX {
+            // A client that always leaves something must not make the buffer grow.
+            connection.outgoing.drain(..connection.sent);
+            connection.write_mark -= connection.sent;
+            connection.sent = 0;
         }
         true
-    }
-}
-
-impl Connection {
-    /// Notes when a query that is not whole began; `taken` whole ones came before it.
-    fn note_begin(&mut self, now: Instant, taken: usize) {
-        match self.phase {
-            Phase::Write(_) => {}
-            Phase::Frame(_) if taken == 0 => {}
-            _ => self.phase = Phase::Frame(now),
-        }
-    }
-}
-
-/// Writes what the socket takes.
-fn write(connection: &mut Connection, octets: &[u8]) -> io::Result<usize> {
-    loop {
-        match connection.stream.write(octets) {
-            Ok(length) => {
-                connection.writable = length == octets.len();
-                return Ok(length);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                connection.writable = false;
-                return Ok(0);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Connections are counted by /32 and /64.
-fn client_key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        v4 => v4,
     }
 }

@@ -5,6 +5,7 @@
 
 use super::{Answering, Shared, View};
 use crate::pipeline::moment;
+use crate::wire;
 use crate::zone::{Request, Transport};
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -13,9 +14,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
     sendmmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -62,8 +63,21 @@ impl Socket {
             }
             _ => {}
         }
+        #[cfg(target_os = "linux")]
+        if address.is_ipv4() {
+            // Forged news of a small path MTU must not make fragments of answers (row U05).
+            let omit = rustix::net::sockopt::Ipv4PathMtuDiscovery::OMIT;
+            rustix::net::sockopt::set_ip_mtu_discover(&socket, omit)?;
+        }
         socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
         Ok(Socket { socket, address })
+    }
+
+    /// Makes the thread that waits for datagrams look around.
+    pub fn wake(&self) {
+        // The system says that the socket is not connected, and wakes who waits all the same; where
+        // it does not, the thread looks around at its timeout.
+        let _wakes_anyway = SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
 
     /// Whether `peer` can be answered: a datagram from nowhere, or from the very address it was sent
@@ -262,8 +276,26 @@ impl Sender {
         local: Local,
         octets: &[u8],
     ) -> Result<(), Errno> {
-        let slices = [[IoSlice::new(octets)]];
-        self.send_run(socket, &slices, &[Some(peer.into())], local).map(drop)
+        let peer = Some(peer.into());
+        let result = self.send_run(socket, &[[IoSlice::new(octets)]], &[peer], local);
+        if result == Err(Errno::EMSGSIZE) {
+            self.send_short(socket, peer, local, octets);
+        }
+        result.map(drop)
+    }
+
+    /// Sends the truncated form of an answer that the path does not take (row U03).
+    fn send_short(
+        &mut self,
+        socket: &Socket,
+        peer: Option<SockaddrStorage>,
+        local: Local,
+        octets: &[u8],
+    ) {
+        if let Some(short) = wire::truncated(octets) {
+            // That the answer did not go out as it was is counted by the caller already.
+            let _counted = self.send_run(socket, &[[IoSlice::new(&short)]], &[peer], local);
+        }
     }
 
     /// Sends a batch; returns how many could not be sent.
@@ -280,7 +312,10 @@ impl Sender {
                 Ok(sent) => begin += sent.max(1),
                 Err(Errno::EINTR) => {}
                 // The first one; the others may well pass.
-                Err(_) => {
+                Err(error) => {
+                    if error == Errno::EMSGSIZE {
+                        self.send_short(socket, outgoing.peers[begin], local, &outs[begin]);
+                    }
                     failed += 1;
                     begin += 1;
                 }
@@ -317,5 +352,61 @@ impl Sender {
                 Ok(sendmmsg(fd, &mut self.v6, slices, peers, cmsgs, none)?.count())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Socket, UdpSocket) {
+        let server = Socket::new(bind(([127, 0, 0, 1], 0).into(), false).unwrap()).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (server, client)
+    }
+
+    #[test]
+    fn u02_forged_sources_are_not_answered() {
+        let (server, _) = pair();
+        let own = server.address;
+        let other = SocketAddr::new([127, 0, 0, 2].into(), own.port());
+        assert!(!server.may_answer(own, Local::Bound));
+        assert!(!server.may_answer(([192, 0, 2, 1], 0).into(), Local::Bound));
+        assert!(server.may_answer(other, Local::Bound));
+        // On a socket for all addresses it is the one that the query was sent to that counts.
+        assert!(!server.may_answer(other, Local::V4([127, 0, 0, 2].into())));
+    }
+
+    #[test]
+    fn u03_what_is_too_large_for_the_path_goes_truncated() {
+        let (server, client) = pair();
+        let mut answer = vec![0xAB, 0xCD, 0x84, 0, 0, 1, 1, 1, 0, 0, 0, 0];
+        answer.extend_from_slice(&[1, b'x', 0, 0, 16, 0, 1]);
+        (0..257).for_each(|_| wire::write_txt_record(&mut answer, 5, &[b'A'; 250]));
+        // No datagram holds more than 65,507 octets.
+        assert!(answer.len() > 65_507);
+        let peer = client.local_addr().unwrap();
+        let mut sender = Sender::new();
+        let sent = sender.send_one(&server, peer, Local::Bound, &answer);
+        assert_eq!(sent, Err(Errno::EMSGSIZE));
+        let mut outgoing = Outgoing { count: 3, ..Outgoing::default() };
+        outgoing.peers[..3].fill(Some(peer.into()));
+        let mut outs = vec![Vec::new(); BATCH];
+        (outs[0], outs[1], outs[2]) = (b"before".to_vec(), answer, b"behind".to_vec());
+        assert_eq!(sender.send(&server, &outs, &outgoing), 1);
+        let short = [0xAB, 0xCD, 0x86, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 16, 0, 1];
+        for expected in [&short[..], b"before", &short, b"behind"] {
+            let mut received = [0; 100];
+            let length = client.recv(&mut received).unwrap();
+            assert_eq!(&received[..length], expected);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn u05_the_path_mtu_is_not_listened_to() {
+        use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
+        assert_eq!(ip_mtu_discover(&pair().0.socket).unwrap(), Ipv4PathMtuDiscovery::OMIT);
     }
 }
