@@ -13,6 +13,11 @@
 //! Words: a segment's *publish time* is when the server made it visible; its *capture time* is when
 //! the first of its samples was captured, by the listener's clock.
 
+mod fuzz;
+
+#[doc(hidden)]
+pub use fuzz::fuzz_follower;
+
 use crate::ascii::AsciiKind;
 use crate::codec::CodecKind;
 use crate::segment::{ConfigRecord, NowRecord, Reassembled, decode_list};
@@ -615,6 +620,9 @@ impl Follower {
             } else if matches!(self.mode, Mode::Joining) && self.config.is_some() {
                 // `config` without `now`: something between us keeps it. The list will do.
                 self.begin_list(now);
+            } else if matches!(self.mode, Mode::Joining) {
+                // Should `config` come after all, this is asked again.
+                self.polls[NOW].plan(now + MISS_WAIT[0]);
             }
             return;
         };
