@@ -22,8 +22,8 @@ use stamp::{Stamp, StampDecoder, StampEncoder, stamp_of};
 const DEFAULTS: PackLimits = PackLimits {
     string_octets_max: 250,
     segment_octets_max: 2000,
-    records_octets_max: usize::MAX,
     packets_max: 12,
+    records_octets_max: usize::MAX,
 };
 
 fn start() -> Moment {
