@@ -138,8 +138,14 @@ struct Heard {
     log: String,
 }
 
-/// Feeds a server, listens at the address that `path` makes of the server's, and compares.
-fn stream(name: &str, seconds: u64, path: impl FnOnce(SocketAddr) -> SocketAddr) -> Heard {
+/// Feeds a server with `flags`, listens at the address that `path` makes of the server's, and
+/// compares.
+fn stream(
+    name: &str,
+    seconds: u64,
+    flags: &[&str],
+    path: impl FnOnce(SocketAddr) -> SocketAddr,
+) -> Heard {
     const RATE: u32 = 16_000;
     let directory = TempDir::new(name).expect("a directory");
     let at = |file: &str| directory.path().join(file);
@@ -152,6 +158,7 @@ fn stream(name: &str, seconds: u64, path: impl FnOnce(SocketAddr) -> SocketAddr)
         program()
             .args(["serve", ROOT, "--listen", "127.0.0.1", "--dns-port", &port.to_string()])
             .args(["-i", "-"])
+            .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(fs::File::create(at("serve.log")).expect("a file"))
@@ -223,12 +230,16 @@ fn report(name: &str, heard: &Heard, latency_max: f64) {
     assert!(heard.latency.0 <= latency_max, "{name}: latency {:?}", heard.latency);
 }
 
-/// Half a minute through one kind of resolver.
-fn through(kind: ResolverKind) {
-    const SECONDS: u64 = 30;
+/// How long a stream through a resolver is listened to.
+const RESOLVER_SECONDS: u64 = 60;
+
+/// A stream with `flags` through one kind of resolver.
+fn through_with(kind: ResolverKind, flags: &[&str], seconds: u64, latency_max: f64) {
     let mut running = None;
     let mut missing = None;
-    let heard = stream(kind.name(), SECONDS, |server| match Resolver::start(kind, ROOT, server) {
+    let label = if flags.is_empty() { "" } else { "-low-delay" };
+    let name = format!("{}{label}", kind.name());
+    let heard = stream(&name, seconds, flags, |server| match Resolver::start(kind, ROOT, server) {
         Ok(resolver) => running.insert(resolver).addr(),
         Err(NotStarted::NotInstalled(package)) => {
             missing = Some(package);
@@ -237,44 +248,87 @@ fn through(kind: ResolverKind) {
         Err(error) => panic!("{error}"),
     });
     if let Some(package) = missing {
-        return skip(kind.name(), package);
+        return skip(&name, package);
     }
-    assert!(heard.seconds > SECONDS as f64 - 5.0, "only {} s were heard", heard.seconds);
-    report(kind.name(), &heard, 3.0);
+    assert!(heard.seconds > seconds as f64 - 5.0, "only {} s were heard", heard.seconds);
+    report(&name, &heard, latency_max);
+}
+
+/// At default settings, with the latency that is promised for any resolver.
+fn through(kind: ResolverKind) {
+    through_with(kind, &[], RESOLVER_SECONDS, SEGMENT + 0.5);
+}
+
+/// The low-delay setting of the README: segments of 120 ms that fit one datagram.
+const LOW_DELAY: [&str; 7] = [
+    "--frame-ms",
+    "40",
+    "--max-frames-per-segment",
+    "3",
+    "--max-sequences",
+    "30",
+    "--single-datagram",
+];
+
+/// How long the low-delay streams are listened to.
+fn low_delay_seconds() -> u64 {
+    long_seconds().min(300)
+}
+
+/// Length of the long streams.
+fn long_seconds() -> u64 {
+    std::env::var("AODNS_INTEROP_SECONDS")
+        .ok()
+        .map_or(300, |text| text.parse().expect("a number of seconds"))
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes five minutes"]
+fn low_delay_directly() {
+    let seconds = low_delay_seconds();
+    let heard = stream("directly-low-delay", seconds, &LOW_DELAY, |server| server);
+    assert!(heard.seconds > seconds as f64 - 3.0, "only {} s were heard", heard.seconds);
+    report("directly-low-delay", &heard, 0.6);
+}
+
+#[test]
+#[ignore = "takes five minutes"]
+fn low_delay_through_unbound() {
+    through_with(ResolverKind::Unbound, &LOW_DELAY, low_delay_seconds(), 0.9);
+}
+
+#[test]
+#[ignore = "takes a minute"]
 fn through_unbound() {
     through(ResolverKind::Unbound);
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes a minute"]
 fn through_bind() {
     through(ResolverKind::Bind);
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes a minute"]
 fn through_knot_resolver() {
     through(ResolverKind::Knot);
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes a minute"]
 fn through_powerdns() {
     through(ResolverKind::PowerDns);
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes a minute"]
 fn through_dnsmasq() {
     through(ResolverKind::Dnsmasq);
 }
 
 #[test]
-#[ignore = "takes half a minute"]
+#[ignore = "takes a minute"]
 fn through_dnsmasq_to_unbound() {
     through(ResolverKind::DnsmasqToUnbound);
 }
@@ -282,17 +336,15 @@ fn through_dnsmasq_to_unbound() {
 #[test]
 #[ignore = "takes half a minute"]
 fn directly_by_one_clock() {
-    let heard = stream("directly", 30, |server| server);
+    let heard = stream("directly", 30, &[], |server| server);
     assert!(heard.seconds > 27.0, "only {} s were heard", heard.seconds);
-    report("directly", &heard, SEGMENT + 0.5);
+    report("directly", &heard, SEGMENT + 0.3);
 }
 
 #[test]
 #[ignore = "takes five minutes"]
 fn five_minutes_of_speech_and_music_from_file_to_file() {
-    let seconds: u64 = std::env::var("AODNS_INTEROP_SECONDS")
-        .ok()
-        .map_or(300, |text| text.parse().expect("a number of seconds"));
+    let seconds = long_seconds();
     let directory = TempDir::new("five-minutes").expect("a directory");
     let at = |file: &str| directory.path().join(file);
     let (input, reference, recorded) = (at("in.wav"), at("ref.wav"), at("out.wav"));
