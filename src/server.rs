@@ -30,7 +30,7 @@ const LABEL_ROOM: usize = 25;
 /// An OPT record with client and server cookie (RFC 6891 §6.1.2, RFC 9018 §4).
 const OPT_OCTETS: usize = 11 + 4 + 8 + 16;
 /// How long a stage may take to end.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What a server needs.
 #[derive(Clone, Debug)]

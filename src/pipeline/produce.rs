@@ -9,7 +9,7 @@ use crate::publication::Publication;
 use crate::segment::{PackLimits, Packer};
 use crate::units::{Format, Sequence};
 use crate::window::{RETENTION, Window};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +47,25 @@ pub struct ProduceCounters {
     pub segments: AtomicU64,
     /// Numbers of the window that the newest list had no room for.
     pub left_out: AtomicU64,
+}
+
+/// Between two looks at whether to stop, while nothing comes.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The next item; `None` when there are no more, or the stages are to end. A stage before this one
+/// may be blocked in a read that it does not control, and still hold the other end.
+fn receive<T>(items: &Receiver<T>, supervision: &Supervision) -> Option<T> {
+    loop {
+        let item = items.recv_timeout(TICK);
+        if supervision.is_stopping() {
+            return None;
+        }
+        match item {
+            Ok(item) => return Some(item),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -110,10 +129,7 @@ pub fn encode(
     counters: &ProduceCounters,
 ) -> Result<(), Error> {
     let mut packet = vec![0; asciializer.packet_octets_max(text_chars_max)];
-    for mut frame in frames {
-        if supervision.is_stopping() {
-            return Ok(());
-        }
+    while let Some(mut frame) = receive(&frames, supervision) {
         let octets = match encoder.encode(&frame, &mut packet) {
             Ok(octets) => octets,
             Err(_) => {
@@ -223,10 +239,7 @@ pub fn sequence(
     counters: &ProduceCounters,
 ) -> Result<(), Error> {
     let mut packer = Packer::new(sequencer.limits);
-    for text in &texts {
-        if supervision.is_stopping() {
-            break;
-        }
+    while let Some(text) = receive(&texts, supervision) {
         if let Some(segment) = packer.push(&text.text) {
             sequencer.publish(&segment, counters)?;
         }
