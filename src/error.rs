@@ -2,9 +2,9 @@
 
 use crate::audio::AudioError;
 use crate::codec::CodecError;
-use crate::responder::ResponderError;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 /// Why a server or client could not start, or had to stop.
 ///
@@ -49,6 +49,66 @@ impl fmt::Display for Error {
                 write!(f, "cannot {what}: {}", system_words(cause))
             }
             Error::Panicked(thread) => write!(f, "thread {thread} panicked; this is a bug"),
+        }
+    }
+}
+
+/// Why the responder could not start, or had to stop.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ResponderError {
+    /// There is no address to listen on.
+    NoAddress,
+    /// An address is not to be had.
+    Bind {
+        /// `udp` or `tcp`.
+        transport: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A thread or what it needs is not to be had.
+    Start(io::Error),
+    /// A thread panicked; a bug.
+    Panicked(&'static str),
+}
+
+impl fmt::Display for ResponderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResponderError::NoAddress => f.write_str("no address to listen on"),
+            ResponderError::Bind { transport, address, cause } => {
+                write!(f, "cannot bind {transport} {address}: ")?;
+                match cause.kind() {
+                    io::ErrorKind::AddrInUse if address.port() == 53 => f.write_str(
+                        "another DNS service (systemd-resolved, dnsmasq, unbound, named, ...) has \
+                         this port; stop it, listen on another address, or take another port",
+                    ),
+                    io::ErrorKind::AddrInUse => f.write_str("another program has this port"),
+                    io::ErrorKind::PermissionDenied if address.port() < 1024 => f.write_str(
+                        "ports below 1024 need root or the capability cap_net_bind_service; take \
+                         one or the other, or a higher port",
+                    ),
+                    io::ErrorKind::AddrNotAvailable => {
+                        f.write_str("no interface of this machine has this address")
+                    }
+                    _ => f.write_str(&system_words(cause)),
+                }
+            }
+            ResponderError::Start(cause) => {
+                write!(f, "cannot start the responder: {}", system_words(cause))
+            }
+            ResponderError::Panicked(name) => write!(f, "thread {name} panicked; this is a bug"),
+        }
+    }
+}
+
+impl std::error::Error for ResponderError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ResponderError::Bind { cause, .. } | ResponderError::Start(cause) => Some(cause),
+            ResponderError::NoAddress | ResponderError::Panicked(_) => None,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod limit;
 mod tcp;
 mod udp;
 
+pub use crate::error::ResponderError;
 use crate::pipeline::moment;
 use crate::publication::Publication;
 use crate::units::Sequence;
@@ -94,66 +95,6 @@ impl Default for TcpLimits {
             write: Duration::from_secs(2),
             idle: Duration::from_secs(10),
             in_progress: 32,
-        }
-    }
-}
-
-/// Why the responder could not start, or had to stop.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ResponderError {
-    /// There is no address to listen on.
-    NoAddress,
-    /// An address is not to be had.
-    Bind {
-        /// `udp` or `tcp`.
-        transport: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        cause: io::Error,
-    },
-    /// A thread or what it needs is not to be had.
-    Start(io::Error),
-    /// A thread panicked; a bug.
-    Panicked(&'static str),
-}
-
-impl fmt::Display for ResponderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ResponderError::NoAddress => f.write_str("no address to listen on"),
-            ResponderError::Bind { transport, address, cause } => {
-                write!(f, "cannot bind {transport} {address}: ")?;
-                match cause.kind() {
-                    io::ErrorKind::AddrInUse if address.port() == 53 => f.write_str(
-                        "another DNS service (systemd-resolved, dnsmasq, unbound, named, ...) has \
-                         this port; stop it, listen on another address, or take another port",
-                    ),
-                    io::ErrorKind::AddrInUse => f.write_str("another program has this port"),
-                    io::ErrorKind::PermissionDenied if address.port() < 1024 => f.write_str(
-                        "ports below 1024 need root or the capability cap_net_bind_service; take \
-                         one or the other, or a higher port",
-                    ),
-                    io::ErrorKind::AddrNotAvailable => {
-                        f.write_str("no interface of this machine has this address")
-                    }
-                    _ => f.write_str(&crate::error::system_words(cause)),
-                }
-            }
-            ResponderError::Start(cause) => {
-                write!(f, "cannot start the responder: {}", crate::error::system_words(cause))
-            }
-            ResponderError::Panicked(name) => write!(f, "thread {name} panicked; this is a bug"),
-        }
-    }
-}
-
-impl std::error::Error for ResponderError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            ResponderError::Bind { cause, .. } | ResponderError::Start(cause) => Some(cause),
-            ResponderError::NoAddress | ResponderError::Panicked(_) => None,
         }
     }
 }

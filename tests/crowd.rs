@@ -77,7 +77,11 @@ fn crowd(kind: ResolverKind) {
     assert!(now <= 2 * LISTENERS as u64, "{now} questions for now");
     // A segment is asked for once by UDP and once by TCP, a few times more where names are
     // minimised or clients meet.
-    assert!(others <= 8 * stats.segments + 40, "{others} questions for {} segments", stats.segments);
+    assert!(
+        others <= 8 * stats.segments + 40,
+        "{others} questions for {} segments",
+        stats.segments
+    );
 }
 
 #[test]

@@ -30,9 +30,8 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
 ];
 
-/// Imports that go up all the same: the file, the module, and why.
-const UPWARD: &[(&str, &str, &str)] =
-    &[("error.rs", "responder", "the crate's error holds the responder's, which words the causes")];
+/// Imports that go up all the same: the file, the module, and why. None is needed now.
+const UPWARD: &[(&str, &str, &str)] = &[];
 
 /// Words, and the only files and directories (as prefixes below `src/`) that may hold them.
 const PLACES: &[(&str, &[&str], &[&str])] = &[
