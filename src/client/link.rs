@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// A connection that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(5);
-/// A handshake that takes longer has failed.
-const CONNECT: Duration = Duration::from_secs(2);
+/// A handshake that takes longer has failed; two that were lost take 3 s (RFC 6298 §5).
+const CONNECT: Duration = Duration::from_secs(4);
 /// Queries waiting to be sent, in octets; more means that nothing goes out.
 const PENDING_MAX: usize = 64 * 1024;
 
@@ -36,6 +36,7 @@ pub struct Link {
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
     used: Instant,
+    opened: Instant,
     broken: bool,
 }
 
@@ -49,6 +50,7 @@ impl Link {
             outgoing: Vec::new(),
             incoming: Vec::new(),
             used: Instant::now(),
+            opened: Instant::now(),
             broken: false,
         }
     }
@@ -62,6 +64,7 @@ impl Link {
             self.broken = false;
             self.incoming.clear();
             self.outgoing.clear();
+            self.opened = now;
             self.stream = connect(self.address).ok();
         }
         self.used = now;
@@ -84,14 +87,15 @@ impl Link {
 
     /// When [`Link::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.stream.as_ref().map(|_| self.used + if self.connected { IDLE } else { CONNECT })
+        let at = if self.connected { self.used + IDLE } else { self.opened + CONNECT };
+        self.stream.as_ref().map(|_| at)
     }
 
-    /// Closes a connection that is idle or does not come up.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_some_and(|at| now >= at) {
-            self.stream = None;
-        }
+    /// Closes a connection that is idle or does not come up, and tells of it.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<LinkEvent> {
+        self.poll_timeout().filter(|&at| now >= at)?;
+        self.stream = None;
+        Some(LinkEvent::Closed { connected: self.connected })
     }
 
     /// The socket is ready: writes, reads, and takes one message apart into `buffer`. To be called

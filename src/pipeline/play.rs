@@ -1,9 +1,9 @@
 //! The listener's last stage, `play`: events from the follower into the jitter buffer, frames out
-//! of it through the decoder into the sink.
+//! of it through the decoder and the resampler that steers the pace into the sink.
 
 use super::Supervision;
 use crate::audio::{AudioError, Sink};
-use crate::codec::{self, Decoder};
+use crate::codec::{self, CodecError, Decoder};
 use crate::error::Error;
 use crate::follow::{Event, StreamParameters, Trouble};
 use crate::playout::{Fader, Gap, JitterBuffer, Play, PlayoutStats};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const FLUSH_INTERVAL: Duration = Duration::from_millis(900);
 /// Between two looks at whether to stop, at most.
 const TICK: Duration = Duration::from_millis(200);
+/// Frames that fade out what is heard before a stream of another kind begins.
+const FAREWELL_FRAMES: usize = 2;
 /// Gaps that are remembered for the report.
 const GAPS_MAX: usize = 1000;
 /// A clock of the sound that fell this far behind is set anew.
@@ -34,11 +36,24 @@ pub struct GapReport {
 
 /// What is playing, for the status line and the report.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct PlayStatus {
     /// Counts of the jitter buffer.
     pub playout: PlayoutStats,
     /// Packets that the codec could not decode.
     pub undecodable: u64,
+    /// Those of them that last longer or shorter than the stream's.
+    pub wrong_duration: u64,
+    /// The latency that is aimed at.
+    pub target: Option<Duration>,
+    /// How much faster this side plays than the server captures, in parts per million, once it was
+    /// measured.
+    pub drift_ppm: Option<f64>,
+    /// By how much playing is sped up now, in parts per million; 0 while the sound is exactly what
+    /// was decoded.
+    pub correction_ppm: f64,
+    /// When the last sound was written that was no concealment.
+    pub last_sound: Option<Instant>,
     /// From capture to the sink's output, if the server tells enough to know.
     pub latency: Option<Duration>,
     /// Sound fetched and not yet played.
@@ -60,7 +75,8 @@ pub struct PlayStatus {
 /// From packets to the sink's format.
 struct Chain {
     decoder: Box<dyn Decoder>,
-    resampler: Option<Resampler>,
+    stream: StreamParameters,
+    resampler: Resampler,
     fader: Fader,
     output: Format,
     decoded: Vec<i16>,
@@ -71,12 +87,9 @@ struct Chain {
 impl Chain {
     fn new(stream: &StreamParameters, sink: &mut dyn Sink) -> Result<Chain, Error> {
         let output = sink.open(stream.format)?;
-        let frame_samples = stream.frame_samples.map(|samples| samples as usize);
-        let decoder =
-            codec::build_decoder(stream.codec, stream.format, frame_samples, output.rate)?;
+        let decoder = decoder(stream, output)?;
         let format = decoder.format();
-        let resampler = (format.rate != output.rate)
-            .then(|| Resampler::new(format.channels, format.rate, output.rate));
+        let resampler = Resampler::new(format.channels, format.rate, output.rate);
         let room = codec::FRAME_SAMPLES_MAX.max(decoder.frame_samples());
         Ok(Chain {
             fader: Fader::new(format.rate.hz(), format.channels.count()),
@@ -84,20 +97,27 @@ impl Chain {
             resampled: Vec::new(),
             out: Vec::new(),
             decoder,
+            stream: stream.clone(),
             resampler,
             output,
         })
+    }
+
+    /// Forgets the past: what comes has nothing to do with it.
+    fn renew(&mut self) -> Result<(), CodecError> {
+        self.decoder = decoder(&self.stream, self.output)?;
+        Ok(())
     }
 
     fn frame(&self) -> Duration {
         self.decoder.format().rate.duration(self.decoder.frame_samples() as u64)
     }
 
-    /// Decodes, and shapes the edge of a gap; the sound for the sink, interleaved. The flag says
-    /// whether the packet was good.
-    fn render(&mut self, play: &Play) -> (&[i16], bool) {
+    /// Decodes, and shapes the edge of a gap; the sound for the sink, interleaved. What was wrong
+    /// with the packet goes along.
+    fn render(&mut self, play: &Play) -> (&[i16], Option<CodecError>) {
         let channels = self.decoder.format().channels.count();
-        let mut good = true;
+        let mut wrong = None;
         let conceal = |decoder: &mut dyn Decoder, pcm: &mut [i16]| match decoder.decode(None, pcm) {
             Ok(samples) => samples * channels,
             Err(_) => {
@@ -114,8 +134,8 @@ impl Chain {
                         self.fader.sound(&mut self.decoded[..length]);
                         length
                     }
-                    Err(_) => {
-                        good = false;
+                    Err(error) => {
+                        wrong = Some(error);
                         let length = conceal(&mut *self.decoder, &mut self.decoded);
                         self.fader.concealment(&mut self.decoded[..length]);
                         length
@@ -135,13 +155,13 @@ impl Chain {
             }
         };
         let pcm = &self.decoded[..length];
-        let pcm = match &mut self.resampler {
-            Some(resampler) => {
-                self.resampled.clear();
-                resampler.process(pcm, &mut self.resampled);
-                &self.resampled[..]
-            }
-            None => pcm,
+        let pcm = if let Play::Prime(_) = play {
+            // Not heard, so it is no part of what goes through the filter.
+            pcm
+        } else {
+            self.resampled.clear();
+            self.resampler.process(pcm, &mut self.resampled);
+            &self.resampled[..]
         };
         let pcm = match (self.decoder.format().channels, self.output.channels) {
             (Channels::MONO, Channels::STEREO) => {
@@ -158,8 +178,13 @@ impl Chain {
             }
             _ => pcm,
         };
-        (pcm, good)
+        (pcm, wrong)
     }
+}
+
+fn decoder(stream: &StreamParameters, output: Format) -> Result<Box<dyn Decoder>, CodecError> {
+    let frame_samples = stream.frame_samples.map(|samples| samples as usize);
+    codec::build_decoder(stream.codec, stream.format, frame_samples, output.rate)
 }
 
 /// The stage's state.
@@ -174,13 +199,18 @@ struct Player<'a> {
     written_samples: u64,
     rate: SampleRate,
     undecodable: u64,
+    wrong_duration: u64,
+    /// Whether the next packet is of another run of the server than those before.
+    renewing: bool,
+    last_sound: Option<Instant>,
     first_sound: Option<Instant>,
     flushed: Instant,
     ended: bool,
     gone: bool,
 }
 
-/// Plays what `events` bring until they end, the stream ends, or the sink is closed.
+/// Plays what `events` bring until they end, the stream ends, or the sink is closed; `latency` after
+/// it was captured, or as soon as the path allows.
 ///
 /// # Errors
 /// When the sink fails, or the codec cannot be set up.
@@ -189,10 +219,15 @@ pub fn play(
     events: Receiver<Event>,
     supervision: &Supervision,
     status: &Mutex<PlayStatus>,
+    latency: Option<Duration>,
 ) -> Result<(), Error> {
+    let mut buffer = JitterBuffer::new(Duration::from_millis(60));
+    if let Some(latency) = latency {
+        buffer.fix_latency(latency);
+    }
     let mut player = Player {
         sink,
-        buffer: JitterBuffer::new(Duration::from_millis(60)),
+        buffer,
         chain: None,
         stream: None,
         status,
@@ -200,6 +235,9 @@ pub fn play(
         written_samples: 0,
         rate: SampleRate::HZ_16000,
         undecodable: 0,
+        wrong_duration: 0,
+        renewing: false,
+        last_sound: None,
         first_sound: None,
         flushed: Instant::now(),
         ended: false,
@@ -279,6 +317,7 @@ impl Player<'_> {
         let now = Instant::now();
         match event {
             Event::Stream(stream) => {
+                self.fade_out()?;
                 let chain = Chain::new(&stream, &mut *self.sink)?;
                 self.buffer.restart(chain.frame());
                 if self.clock.is_none() && !self.sink.has_clock() {
@@ -294,15 +333,32 @@ impl Player<'_> {
             }
             Event::Start { sequence, play_at, fresh } => {
                 self.buffer.start(now, sequence, play_at, fresh);
+                self.renewing |= fresh;
                 self.ended = false;
             }
-            Event::Segment { sequence, segment, captured } => {
+            Event::Segment { sequence, segment, captured, need, allowance } => {
                 self.buffer.insert(sequence, segment.packets, captured);
+                if let Some(need) = need {
+                    self.buffer.handle_need(now, need, allowance);
+                }
                 self.status().trouble = None;
             }
-            Event::Lost(sequence) => self.buffer.lose(sequence),
+            Event::Lost(sequence, cause) => self.buffer.lose(sequence, cause),
             Event::Ended => self.ended = true,
             Event::Trouble(trouble) => self.status().trouble = Some((trouble, now)),
+        }
+        Ok(())
+    }
+
+    /// Fades out what is heard before the chain is replaced.
+    fn fade_out(&mut self) -> Result<(), Error> {
+        let Some(chain) = self.chain.as_mut().filter(|_| self.buffer.begun()) else {
+            return Ok(());
+        };
+        for _ in 0..FAREWELL_FRAMES {
+            let (pcm, _) = chain.render(&Play::Conceal);
+            self.sink.write(pcm)?;
+            self.written_samples += (pcm.len() / chain.output.channels.count()) as u64;
         }
         Ok(())
     }
@@ -311,6 +367,11 @@ impl Player<'_> {
         let now = Instant::now();
         let play = self.buffer.pull(now);
         let Some(chain) = &mut self.chain else { return Ok(()) };
+        if self.renewing && matches!(play, Play::Packet(_) | Play::Prime(_)) {
+            chain.renew()?;
+            self.renewing = false;
+        }
+        chain.resampler.set_correction(self.buffer.steering().correction_ppm());
         if let Some((anchor, samples)) = self.clock {
             let behind = now.saturating_duration_since(anchor + self.rate.duration(samples));
             if behind > BEHIND_MAX || self.first_sound.is_none() {
@@ -320,8 +381,9 @@ impl Player<'_> {
         if play == Play::Idle {
             return Ok(());
         }
-        let (pcm, good) = chain.render(&play);
-        self.undecodable += u64::from(!good);
+        let (pcm, wrong) = chain.render(&play);
+        self.undecodable += u64::from(wrong.is_some());
+        self.wrong_duration += u64::from(matches!(wrong, Some(CodecError::WrongDuration { .. })));
         if let Play::Prime(_) = play {
             return Ok(());
         }
@@ -331,12 +393,16 @@ impl Player<'_> {
         self.written_samples += samples;
         self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
         self.first_sound = self.first_sound.or(Some(now));
+        if let (Play::Packet(_), None) = (&play, wrong) {
+            self.last_sound = Some(now);
+        }
+        let correction_ppm = chain.resampler.correction_ppm();
         self.buffer.set_frame(frame);
         if now.saturating_duration_since(self.flushed) >= FLUSH_INTERVAL {
             self.sink.flush()?;
             self.flushed = now;
         }
-        self.report();
+        self.report(correction_ppm);
         Ok(())
     }
 
@@ -344,13 +410,18 @@ impl Player<'_> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&mut self) {
+    fn report(&mut self, correction_ppm: f64) {
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
         let written = self.rate.duration(self.written_samples);
         let mut status = self.status();
         status.playout = self.buffer.stats();
         status.undecodable = self.undecodable;
+        status.wrong_duration = self.wrong_duration;
+        status.target = self.buffer.steering().target();
+        status.drift_ppm = self.buffer.steering().drift_ppm();
+        status.correction_ppm = correction_ppm;
+        status.last_sound = self.last_sound;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
         status.level = self.buffer.level() + queued;
         status.first_sound = self.first_sound;
