@@ -22,9 +22,12 @@ use std::time::{Duration, Instant};
 /// Questions at the same time; the follower keeps to fewer.
 const TASKS_MAX: usize = 32;
 /// Connections to one server at the same time.
-pub const LINKS_MAX: usize = 6;
+pub const LINKS_MAX: usize = 8;
 /// A connection that was not used for this long may be closed by now.
 const LINK_FRESH: Duration = Duration::from_millis(4500);
+/// A connection on which an answer is this late is better made anew: its timers have doubled and
+/// doubled again (RFC 6298 §5.5).
+const STUCK_AFTER: Duration = Duration::from_secs(4);
 /// Queries beyond the first, for each query: what hedging may cost (C10).
 const HEDGE_PART: f64 = 0.1;
 /// Hedges that may be saved up.
@@ -106,6 +109,8 @@ pub enum Route {
     Stream {
         /// The number.
         link: usize,
+        /// Whether it is to be closed first, as nothing comes of it any more.
+        anew: bool,
     },
 }
 
@@ -122,13 +127,30 @@ struct Server {
 #[derive(Debug, Default)]
 struct LinkUse {
     used: Option<Instant>,
-    /// Lookup and id of the attempts without an answer.
-    waiting: Vec<(u64, u16)>,
+    waiting: Vec<Waiting>,
+}
+
+/// An attempt without an answer on a connection. It is remembered beyond the end of its lookup, as
+/// what comes behind it has to wait for it.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    lookup: u64,
+    id: u16,
+    sent: Instant,
 }
 
 impl LinkUse {
     fn is_open(&self, now: Instant) -> bool {
         self.used.is_some_and(|used| now.saturating_duration_since(used) < LINK_FRESH)
+    }
+
+    /// When an answer on it is so late that nothing will come any more.
+    fn stuck_at(&self) -> Option<Instant> {
+        self.waiting.first().map(|waiting| waiting.sent + STUCK_AFTER)
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.stuck_at().is_some_and(|at| at <= now)
     }
 }
 
@@ -157,6 +179,8 @@ struct Task {
     denied: Vec<usize>,
     /// Whether it was considered already to hedge.
     considered: bool,
+    /// When the live edge is asked for under a new name.
+    again: Option<Instant>,
 }
 
 /// Asks servers what the follower wants to know.
@@ -249,9 +273,10 @@ impl Fetcher {
         let lookups = self.tasks.iter().flat_map(|task| &task.asked);
         let lookups = lookups.map(|asked| asked.lookup.poll_timeout());
         let hedges = self.tasks.iter().filter_map(|task| self.hedge_due(task));
+        let again = self.tasks.iter().filter_map(|task| task.again);
         let room = self.tasks.len() < TASKS_MAX;
         let follower = if room { self.follower.poll_timeout() } else { None };
-        lookups.chain(hedges).chain(follower).min()
+        lookups.chain(hedges).chain(again).chain(follower).min()
     }
 
     /// The next message to be sent now; to be called until there is none. `random` is unpredictable:
@@ -267,6 +292,9 @@ impl Fetcher {
         }
         for task in 0..self.tasks.len() {
             self.consider_second(now, task);
+            if self.tasks[task].again.is_some_and(|at| at <= now) {
+                self.ask_again(now, task, random());
+            }
             for asked in 0..self.tasks[task].asked.len() {
                 if let Some(transmit) = self.transmit(now, task, asked, random) {
                     return Some(transmit);
@@ -306,8 +334,9 @@ impl Fetcher {
         let id = message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
         let link = &mut self.servers[server].links[link];
         link.used = Some(now);
-        let waiting = link.waiting.iter().find(|waiting| waiting.1 == id).copied();
-        let Some((task, asked)) = waiting.and_then(|(lookup, _)| self.find(lookup)) else {
+        let waiting = link.waiting.iter().position(|waiting| waiting.id == id);
+        let waiting = waiting.map(|at| link.waiting.remove(at));
+        let Some((task, asked)) = waiting.and_then(|waiting| self.find(waiting.lookup)) else {
             // Late answers are no surprise here: the other attempts of a lookup are answered too.
             self.stats.stale += 1;
             self.stats.ignored += 1;
@@ -323,10 +352,12 @@ impl Fetcher {
             server.upstream.handle_connection_failed();
         }
         server.links[link].used = None;
-        for (key, id) in std::mem::take(&mut server.links[link].waiting) {
+        for waiting in std::mem::take(&mut server.links[link].waiting) {
             let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
-            for asked in lookups.filter(|asked| asked.key == key) {
-                asked.lookup.handle_connection_lost(now, id);
+            for asked in lookups.filter(|asked| asked.key == waiting.lookup) {
+                // Opened anew, it is a way that was not tried yet.
+                asked.links.retain(|&tried| tried != link);
+                asked.lookup.handle_connection_lost(now, waiting.id);
             }
         }
     }
@@ -356,10 +387,25 @@ impl Fetcher {
             poor: None,
             denied: Vec::new(),
             considered: false,
+            again: None,
         };
         self.tasks.push(task);
         self.choose(now);
         self.ask_server(now, self.tasks.len() - 1, self.current, false);
+    }
+
+    /// Asks for the live edge under a new name, when it was not told in time: there are caches that
+    /// keep what has a TTL of 0, and would tell the age as it was when the answer was lost.
+    fn ask_again(&mut self, now: Instant, task: usize, random: u64) {
+        let this = &mut self.tasks[task];
+        if this.again.take().is_none() || this.tried.len() > self.policy.retries as usize {
+            return;
+        }
+        let label = format!("now_{}", nonce(random));
+        this.name = self.root.child(label.as_bytes()).expect("checked by is_root");
+        let last = this.tried.last().copied();
+        let others = self.other_server(now, &Vec::from_iter(last));
+        self.ask_server(now, task, others.unwrap_or(self.current), false);
     }
 
     /// Whether a stream can have this root: there is room for the longest name below it.
@@ -379,7 +425,13 @@ impl Fetcher {
                 .iter_mut()
                 .for_each(|pace| (pace.first, pace.then) = (OUTAGE_INTERVAL, OUTAGE_INTERVAL));
         }
-        let lookup = Lookup::new(query, transport, self.policy, paces, now);
+        let mut policy = self.policy;
+        if task.ask == Ask::Now {
+            task.again = Some(now + paces[0].first);
+            policy.retries = 0;
+            paces[0].last = self.policy.interval * self.policy.retries;
+        }
+        let lookup = Lookup::new(query, transport, policy, paces, now);
         task.asked.push(Asked { key: self.next_key, server, lookup, links: Vec::new(), hedge });
         task.tried.push(server);
         self.next_key += 1;
@@ -444,13 +496,33 @@ impl Fetcher {
         &mut self,
         now: Instant,
         task: usize,
-        asked: usize,
+        asked_index: usize,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
-        let asked = &mut self.tasks[task].asked[asked];
+        let asked = &mut self.tasks[task].asked[asked_index];
         if asked.lookup.poll_timeout() > now {
             return None;
         }
+        let index = asked.server;
+        let mut chosen = (0, false);
+        if asked.lookup.transport() == Transport::Tcp && asked.lookup.has_next() {
+            let server = &self.servers[index];
+            match server.choose_link(now, &asked.links) {
+                Some(link) => chosen = (link, server.links[link].is_stuck(now)),
+                None => {
+                    // Everything was tried: what is under way may come, until it is too late.
+                    let stuck = server.links.iter().filter_map(LinkUse::stuck_at).min();
+                    asked.lookup.postpone(stuck.unwrap_or(now + STUCK_AFTER));
+                    return None;
+                }
+            }
+        }
+        let (link, anew) = chosen;
+        if anew {
+            self.handle_closed(now, index, link, true);
+        }
+        let asked = &mut self.tasks[task].asked[asked_index];
+        let server = &mut self.servers[index];
         let id = message_id(random);
         let mut framed = vec![0, 0];
         let transport = asked.lookup.poll_transmit(now, id, &mut framed)?;
@@ -465,15 +537,13 @@ impl Fetcher {
         } else {
             self.hedges = (self.hedges + HEDGE_PART).min(HEDGES_MAX);
         }
-        let server = &mut self.servers[asked.server];
         let route = match transport {
             Transport::Udp => Route::Datagram { lookup: asked.key },
             Transport::Tcp => {
-                let link = server.choose_link(now, &asked.links);
                 asked.links.push(link);
                 server.links[link].used = Some(now);
-                server.links[link].waiting.push((asked.key, id));
-                Route::Stream { link }
+                server.links[link].waiting.push(Waiting { lookup: asked.key, id, sent: now });
+                Route::Stream { link, anew }
             }
         };
         Some(Transmit { server: asked.server, route, framed })
@@ -536,6 +606,8 @@ impl Fetcher {
         if upstream.handle_answer(now, this.lookup.query(), &answer) == Verdict::AskAgain {
             let query = upstream.query(name, now);
             let paces = upstream.paces(&self.policy, false);
+            this.key = self.next_key;
+            self.next_key += 1;
             this.lookup = Lookup::new(query, via, self.policy, paces, now);
             return;
         }
@@ -605,7 +677,6 @@ impl Fetcher {
     /// One lookup of a task came to nothing. Another server may know better; else the task is over.
     fn end_lookup(&mut self, now: Instant, task: usize, asked: usize) {
         let gone = self.tasks[task].asked.swap_remove(asked);
-        self.forget(&gone);
         if !self.tasks[task].asked.is_empty() {
             return;
         }
@@ -622,7 +693,6 @@ impl Fetcher {
 
     fn finish(&mut self, now: Instant, task: usize, server: usize, outcome: Outcome) {
         let done = self.tasks.swap_remove(task);
-        done.asked.iter().for_each(|asked| self.forget(asked));
         self.follower.handle_path(self.path(server));
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
             self.servers[server].upstream.handle_failure(now);
@@ -637,32 +707,27 @@ impl Fetcher {
             allowance: upstream.retry_allowance(&self.policy),
         }
     }
-
-    /// Nobody waits for this lookup any more.
-    fn forget(&mut self, asked: &Asked) {
-        for link in &mut self.servers[asked.server].links {
-            link.waiting.retain(|waiting| waiting.0 != asked.key);
-        }
-    }
 }
 
 impl Server {
     /// The connection for the next attempt of a lookup that went over `used` already. One is enough
     /// while nothing is late on it; where the path loses much, several are kept in use, as to open
     /// one takes longest just there.
-    fn choose_link(&self, now: Instant, used: &[usize]) -> usize {
-        let free = |&link: &usize| !used.contains(&link);
+    fn choose_link(&self, now: Instant, used: &[usize]) -> Option<usize> {
+        let stuck = |link: usize| self.links[link].is_stuck(now);
+        let free = |&link: &usize| !used.contains(&link) || stuck(link);
         let open = |&link: &usize| self.links[link].is_open(now);
         let idle = |&link: &usize| self.links[link].waiting.is_empty();
-        let oldest = |&link: &usize| self.links[link].used;
+        let load = |&link: &usize| (self.links[link].waiting.len(), self.links[link].used);
         let all = || (0..self.links.len()).filter(free);
         if used.is_empty() && !self.upstream.is_lossy() {
-            return all().find(open).unwrap_or(0);
+            return all().find(|link| open(link) && !stuck(*link)).or(Some(0));
         }
-        let spare = all().filter(open).filter(idle).min_by_key(oldest);
+        let spare = all().filter(open).filter(idle).min_by_key(load);
         let fresh = || all().find(|link| !open(link));
-        let busy = || (0..self.links.len()).min_by_key(oldest);
-        spare.or_else(fresh).or_else(busy).unwrap_or(0)
+        let anew = || all().find(|&link| stuck(link));
+        let busy = || all().min_by_key(load);
+        spare.or_else(fresh).or_else(anew).or_else(busy)
     }
 }
 

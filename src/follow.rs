@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 use list::Listing;
 use schedule::Schedule;
 
-/// Lookups for segments at the same time.
-const IN_FLIGHT_MAX: usize = 4;
+/// Lookups for segments at the same time: what is under way while one of them takes 5 s.
+const IN_FLIGHT_MAX: usize = 8;
 /// `now` is asked again after this time (protocol 2.2).
 const RESYNC: Duration = Duration::from_secs(300);
 /// Shortest and longest time that a negative answer is respected (C08).

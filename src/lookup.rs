@@ -147,6 +147,11 @@ impl Lookup {
         self.attempts.iter().filter(|attempt| attempt.via == self.transport).count()
     }
 
+    /// Whether there is another attempt to come.
+    pub fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Puts the next attempt off until `at`.
     pub fn postpone(&mut self, at: Instant) {
         self.next = self.next.map(|next| next.max(at));

@@ -139,7 +139,7 @@ impl Upstream {
             Pace { first: policy.interval.max(udp.min(TIMEOUT_MAX)), then, last: timeout },
             Pace {
                 first: policy.interval.max(tcp.min(TCP_PACE_MAX)),
-                then,
+                then: if self.is_clogged() { then.max(tcp / 2) } else { then },
                 last: timeout.max(TCP_TIMEOUT),
             },
         ]
@@ -154,6 +154,11 @@ impl Upstream {
     /// the estimate begins at 5 % and goes down as they add up.
     pub fn loss(&self) -> f64 {
         (self.lost + 0.1) / (self.known + 2.0)
+    }
+
+    /// Whether the path loses so much that connections are always waiting for something.
+    fn is_clogged(&self) -> bool {
+        self.is_lossy() && self.loss() > 0.52
     }
 
     /// Whether the path loses much.

@@ -77,6 +77,11 @@ impl Link {
         opened
     }
 
+    /// Closes the connection, if there is one.
+    pub fn close(&mut self) {
+        self.stream = None;
+    }
+
     /// The socket and what it is polled for.
     pub fn interest(&self) -> Option<(&TcpStream, PollFlags)> {
         let stream = self.stream.as_ref()?;

@@ -103,8 +103,11 @@ impl Sockets {
                         Err(_) => self.fetcher.stats_mut().socket_errors += 1,
                     }
                 }
-                Route::Stream { link } => {
+                Route::Stream { link, anew } => {
                     let stream = &mut self.streams[transmit.server * LINKS_MAX + link];
+                    if anew {
+                        stream.link.close();
+                    }
                     if stream.link.send(&transmit.framed, now) {
                         self.fetcher.stats_mut().connections += 1;
                     }

@@ -37,8 +37,9 @@ const BACKLOG: Duration = Duration::from_secs(3);
 const BACKLOG_MAX: u32 = 4;
 /// How long that may take on a path without a delay.
 const START_PATIENCE: Duration = Duration::from_millis(600);
-/// A listener that is further behind its place than this goes back to it.
-const BEHIND_MAX: Duration = Duration::from_secs(4);
+/// A listener that is further behind its place than this goes back to it; the buffer is never
+/// longer.
+const BEHIND_MAX: Duration = Duration::from_secs(12);
 /// Faster or slower than the listener's clock the server's is not, in parts of one.
 const RATE_MAX: f64 = 1e-3;
 /// Two looks at the edge closer together than this say nothing about the clocks.
@@ -117,15 +118,22 @@ impl Schedule {
         let by_size = packets < self.packets_max;
         let late = |by_size: bool| if by_size { self.frame } else { Duration::ZERO };
         let length = self.stretch(self.frame * packets as u32 + late(by_size));
-        let before = sequence.checked_sub(1).and_then(|n| self.published.get(&n));
+        let known = self.published.get(&sequence).map(|known| known.0);
+        let before = self.published.range(..sequence).next_back();
+        let after = self.published.range(sequence + 1..).next();
+        let longest = self.stretch(self.frame * self.packets_max as u32);
+        // Of what came out of order, or before the listener did, the length is taken for the full.
+        let between = |from: Sequence, to: Sequence| longest * (to - from).min(1 << 20) as u32;
         let time = now.saturating_duration_since(sent);
         let one_way = if self.direct { (round_trip / 2).min(time / 2) } else { Duration::ZERO };
         // No answer can come before there is something to answer.
         let latest = now.checked_sub(one_way).unwrap_or(now);
         let at = match before {
+            _ if known.is_some() => known.unwrap_or(latest).min(latest),
             // It began when the one before was full, and was published when it was full itself.
-            Some(&(at, size)) => {
-                let reckoned = at.checked_sub(late(size)).unwrap_or(at) + length;
+            Some((&n, &(at, size))) => {
+                let full = at.checked_sub(late(size)).unwrap_or(at);
+                let reckoned = full + between(n, sequence - 1) + length;
                 let held = self.direct && sent + one_way < reckoned;
                 // A question that the server held is answered at the time of publication. It may
                 // have been held up on the way as well, so this pulls gently.
@@ -133,7 +141,10 @@ impl Schedule {
                 let pull = if held { later.min(Duration::from_millis(20)) } else { Duration::ZERO };
                 (reckoned + pull).min(latest)
             }
-            None => latest,
+            None => match after {
+                Some((&n, &(at, _))) => at.checked_sub(between(sequence, n)).unwrap_or(at),
+                None => latest,
+            },
         };
         self.published.insert(sequence, (at, by_size));
         while self.published.len() > 64 {

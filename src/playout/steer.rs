@@ -26,8 +26,10 @@ const TOLERANCE_LEVEL: f64 = 0.4;
 const MARGIN: Duration = Duration::from_millis(20);
 /// The highest need fades to the usual one with this time constant, in seconds.
 const PEAK_FADE: f64 = 180.0;
+/// But not faster than the correction can follow, in seconds per second.
+const PEAK_FALL_MAX: f64 = 0.004;
 /// No target is beyond this.
-const TARGET_MAX: Duration = Duration::from_secs(8);
+const TARGET_MAX: Duration = Duration::from_secs(12);
 /// Needs that are looked back on.
 const NEEDS: usize = 48;
 /// Latencies that the median is taken of.
@@ -131,7 +133,8 @@ impl Steering {
         let usual = self.usual().unwrap_or(need).as_secs_f64();
         let faded = self.peak.map_or(0.0, |(peak, at)| {
             let passed = now.saturating_duration_since(at).as_secs_f64();
-            usual + (peak - usual).max(0.0) * (-passed / PEAK_FADE).exp()
+            let faded = usual + (peak - usual).max(0.0) * (-passed / PEAK_FADE).exp();
+            faded.max(peak - passed * PEAK_FALL_MAX)
         });
         let peak = faded.max(need.as_secs_f64()).min(TARGET_MAX.as_secs_f64());
         self.peak = Some((peak, now));
