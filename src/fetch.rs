@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const TASKS_MAX: usize = 32;
 /// Connections to one server at the same time.
 pub const LINKS_MAX: usize = 8;
+/// Connections that are kept in use on a path that loses much.
+const LINKS_WARM: usize = 4;
 /// A connection that was not used for this long may be closed by now.
 const LINK_FRESH: Duration = Duration::from_millis(4500);
 /// A connection on which an answer is this late is better made anew: its timers have doubled and
@@ -32,8 +34,10 @@ const STUCK_AFTER: Duration = Duration::from_secs(4);
 const HEDGE_PART: f64 = 0.1;
 /// Hedges that may be saved up.
 const HEDGES_MAX: f64 = 3.0;
-/// Times in a row that a server may be slower than the second one, or deny what another has.
+/// Times in a row that a server may deny what another has.
 const STRIKES_MAX: u32 = 3;
+/// Times in a row that a second server may be faster.
+const OVERTAKEN_MAX: u32 = 2;
 /// While nothing at all answers, attempts start this far apart.
 const OUTAGE_INTERVAL: Duration = Duration::from_millis(800);
 
@@ -302,6 +306,24 @@ impl Fetcher {
             }
         }
         None
+    }
+
+    /// A connection to be opened ahead of need: server and number. To be called after
+    /// [`Fetcher::poll_transmit`], until there is none. On a path that loses much, a second way must
+    /// not begin with a handshake.
+    pub fn poll_open(&mut self, now: Instant) -> Option<(usize, usize)> {
+        let current = self.current;
+        let server = &mut self.servers[current];
+        if server.upstream.transport() == Transport::Udp || !server.upstream.is_lossy() {
+            return None;
+        }
+        let open = server.links.iter().filter(|link| link.is_open(now)).count();
+        let link = server.links.iter().position(|link| !link.is_open(now))?;
+        if open >= LINKS_WARM || self.follower.is_out() {
+            return None;
+        }
+        server.links[link].used = Some(now);
+        Some((current, link))
     }
 
     /// Hears that time has passed.
@@ -650,16 +672,14 @@ impl Fetcher {
         }
         for asked in &self.tasks[task].asked {
             if asked.server != server && asked.lookup.tried() >= 3 {
-                let upstream = &mut self.servers[asked.server].upstream;
-                upstream.handle_attempts(asked.lookup.tried() - 1, 0);
-                upstream.handle_failure(now);
+                self.servers[asked.server].upstream.handle_failure(now);
             }
         }
         if server == self.current {
             self.overtaken = 0;
         } else if self.tasks[task].tried.contains(&self.current) {
             self.overtaken += 1;
-            if self.overtaken >= STRIKES_MAX {
+            if self.overtaken >= OVERTAKEN_MAX {
                 self.switch(server);
             }
         }
@@ -669,7 +689,7 @@ impl Fetcher {
         let this = &self.tasks[task].asked[asked];
         let upstream = &mut self.servers[this.server].upstream;
         self.stats.silences += 1;
-        upstream.handle_attempts(this.lookup.attempts(), 0);
+        // Where everything is lost, nothing is learned about how much usually is.
         upstream.handle_failure(now);
         self.end_lookup(now, task, asked);
     }

@@ -427,6 +427,8 @@ impl JitterBuffer {
             .map(|captured| now.saturating_duration_since(captured + self.frame * frames as u32));
         self.steering.handle_start(now, self.latency);
         self.state = State::Playing { sequence, index: frames };
+        // The priming is part of it: whoever asks when to go on is told that it is now.
+        self.begun = true;
         self.priming.pop().map(Play::Prime)
     }
 

@@ -171,7 +171,7 @@ impl Upstream {
     pub fn retry_allowance(&self, policy: &RetryPolicy) -> Duration {
         let loss = self.loss().clamp(1e-9, 0.95);
         // Beyond that, waiting for the least likely costs more than it gives.
-        let attempts_max = 11.0 + (loss - 0.5).max(0.0) * 120.0;
+        let attempts_max = 12.0 + (loss - 0.5).max(0.0) * 120.0;
         let attempts = (CHANCE.ln() / loss.ln()).clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);
         let pace = if self.transport() == Transport::Udp { udp } else { tcp };

@@ -58,16 +58,7 @@ impl Link {
     /// Sends a message with its length prefix, soon. Returns whether a connection had to be opened.
     /// That it failed is told by [`Link::handle_ready`] or [`Link::handle_timeout`].
     pub fn send(&mut self, message: &[u8], now: Instant) -> bool {
-        let opened = self.stream.is_none();
-        if opened {
-            self.connected = false;
-            self.broken = false;
-            self.incoming.clear();
-            self.outgoing.clear();
-            self.opened = now;
-            self.stream = connect(self.address).ok();
-        }
-        self.used = now;
+        let opened = self.open(now);
         if self.outgoing.len() + message.len() <= PENDING_MAX {
             self.outgoing.extend_from_slice(message);
         }
@@ -75,6 +66,21 @@ impl Link {
             self.flush();
         }
         opened
+    }
+
+    /// Opens the connection if it is not open, and returns whether it was not.
+    pub fn open(&mut self, now: Instant) -> bool {
+        self.used = now;
+        if self.stream.is_some() {
+            return false;
+        }
+        self.connected = false;
+        self.broken = false;
+        self.incoming.clear();
+        self.outgoing.clear();
+        self.opened = now;
+        self.stream = connect(self.address).ok();
+        true
     }
 
     /// Closes the connection, if there is one.

@@ -114,6 +114,11 @@ impl Sockets {
                 }
             }
         }
+        while let Some((server, link)) = self.fetcher.poll_open(now) {
+            if self.streams[server * LINKS_MAX + link].link.open(now) {
+                self.fetcher.stats_mut().connections += 1;
+            }
+        }
         let fetcher = &self.fetcher;
         self.datagrams.retain(|datagrams| fetcher.is_waiting(datagrams.lookup));
         failed.map_or(Ok(()), Err)

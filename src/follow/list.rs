@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 const WANTS_MAX: usize = 64;
 /// The list is not asked for more often (protocol 1.6).
 const LIST_INTERVAL: Duration = Duration::from_secs(4);
-/// TTL of the list, and so how old it may be in a cache (protocol 1.4).
-const LIST_TTL: Duration = Duration::from_secs(10);
+/// How old the list may be in a cache: its TTL (protocol 1.4), and a second for rounding (C12).
+const LIST_AGE_MAX: Duration = Duration::from_secs(11);
+/// TTLs of caches are cut down to whole seconds.
+const TTL_ROUNDING: Duration = Duration::from_secs(1);
 /// How much older than its TTL a list may be, through chains of caches, before numbers that went
 /// back can only mean another run of the server.
 const LIST_STALE_MAX: Duration = Duration::from_secs(15);
@@ -60,7 +62,10 @@ impl Follower {
         listing.direct = answer.authoritative;
         // A cached list changes when it expires, and not before.
         let age_left = Duration::from_secs(u64::from(answer.ttl));
-        let wait = if answer.authoritative { LIST_INTERVAL } else { age_left.max(LIST_INTERVAL) };
+        let wait = match answer.authoritative {
+            true => LIST_INTERVAL,
+            false => (age_left + TTL_ROUNDING).max(LIST_INTERVAL),
+        };
         let Some(text) = answer.texts.first() else {
             self.events.push_back(Event::Trouble(Trouble::NothingNew));
             self.polls[LIST].plan(now + MISS_WAIT[0]);
@@ -152,7 +157,7 @@ impl Follower {
     /// How far behind the newest number to play: until the next list is here, there must be sound.
     fn list_delay(&self, segment: Duration) -> Duration {
         let direct = matches!(&self.mode, Mode::List(listing) if listing.direct);
-        let interval = if direct { LIST_INTERVAL } else { LIST_TTL };
+        let interval = if direct { LIST_INTERVAL } else { LIST_AGE_MAX };
         let least = interval + segment + Duration::from_millis(1500);
         self.latency.map_or(least, |latency| latency.max(least))
     }

@@ -26,8 +26,8 @@ const TOLERANCE_LEVEL: f64 = 0.4;
 const MARGIN: Duration = Duration::from_millis(20);
 /// The highest need fades to the usual one with this time constant, in seconds.
 const PEAK_FADE: f64 = 180.0;
-/// But not faster than the correction can follow, in seconds per second.
-const PEAK_FALL_MAX: f64 = 0.004;
+/// The target does not fall faster than the correction can follow, in seconds per second.
+const TARGET_FALL_MAX: f64 = 0.004;
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(12);
 /// Needs that are looked back on.
@@ -133,15 +133,21 @@ impl Steering {
         let usual = self.usual().unwrap_or(need).as_secs_f64();
         let faded = self.peak.map_or(0.0, |(peak, at)| {
             let passed = now.saturating_duration_since(at).as_secs_f64();
-            let faded = usual + (peak - usual).max(0.0) * (-passed / PEAK_FADE).exp();
-            faded.max(peak - passed * PEAK_FALL_MAX)
+            usual + (peak - usual).max(0.0) * (-passed / PEAK_FADE).exp()
+        });
+        let fall = self.peak.map_or(0.0, |(_, at)| {
+            now.saturating_duration_since(at).as_secs_f64() * TARGET_FALL_MAX
         });
         let peak = faded.max(need.as_secs_f64()).min(TARGET_MAX.as_secs_f64());
         self.peak = Some((peak, now));
         if self.fixed.is_none() && self.needs.len() >= 3 {
             let spread = Duration::from_secs_f64(peak);
             let lossy = Duration::from_secs_f64(usual) + self.allowance;
-            self.target = Some((spread.max(lossy) + MARGIN).min(TARGET_MAX));
+            let target = (spread.max(lossy) + MARGIN).min(TARGET_MAX);
+            let least = self.target.map_or(Duration::ZERO, |target| {
+                target.saturating_sub(Duration::from_secs_f64(fall)).min(TARGET_MAX)
+            });
+            self.target = Some(target.max(least));
         }
     }
 

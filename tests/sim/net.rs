@@ -25,10 +25,6 @@ impl Dice {
     pub fn chance(&mut self, part: f64) -> bool {
         ((self.next() >> 11) as f64 / (1u64 << 53) as f64) < part
     }
-
-    pub fn part(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 /// One path, the same both ways. Loss strikes each packet in each direction by itself.
@@ -99,7 +95,8 @@ impl Path {
     pub fn handshake(&self, dice: &mut Dice) -> Duration {
         let mut delay = Duration::ZERO;
         let mut timer = Duration::from_secs(1);
-        while dice.chance(1.0 - (1.0 - self.loss) * (1.0 - self.loss)) && delay < Duration::from_secs(20)
+        while dice.chance(1.0 - (1.0 - self.loss) * (1.0 - self.loss))
+            && delay < Duration::from_secs(20)
         {
             delay += timer;
             timer *= 2;

@@ -143,8 +143,11 @@ impl Run {
         if self.base_layer && (is_for(message, b"config") || is_for(message, b"now_")) {
             return Answer::Now(nxdomain(message));
         }
-        let transport =
-            if tcp { Transport::Tcp } else { Transport::Udp { payload_max: wire::UDP_PAYLOAD_MAX } };
+        let transport = if tcp {
+            Transport::Tcp
+        } else {
+            Transport::Udp { payload_max: wire::UDP_PAYLOAD_MAX }
+        };
         let request = Request {
             message,
             transport,

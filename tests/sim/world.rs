@@ -56,9 +56,9 @@ pub struct Setting {
     pub sleep: (Duration, Duration),
     pub clock_stops: bool,
     pub resolver_restarts: Vec<Duration>,
+    /// When the listener begins.
+    pub join: Duration,
     pub seed: u64,
-    /// Prints what the listener does.
-    pub trace: bool,
 }
 
 impl Setting {
@@ -73,15 +73,15 @@ impl Setting {
             sleep: never,
             clock_stops: false,
             resolver_restarts: Vec::new(),
+            join: 5000 * MS,
             seed,
-            trace: false,
         }
     }
 }
 
 /// What came of a run.
 #[derive(Debug)]
-pub struct Result {
+pub struct Outcome {
     pub frames: u64,
     /// Frames that were concealed or silent after sound had begun.
     pub silent: u64,
@@ -104,11 +104,18 @@ pub struct Result {
     pub current: usize,
     /// Frames that were heard twice or out of order.
     pub disorder: u64,
+    /// When each run of the server was heard first.
+    pub heard: BTreeMap<usize, Duration>,
 }
 
-impl Result {
+impl Outcome {
     pub fn gap_ratio(&self) -> f64 {
         self.silent as f64 / self.frames.max(1) as f64
+    }
+
+    /// When a run of the server was heard first.
+    pub fn heard_run(&self, run: usize) -> Option<Duration> {
+        self.heard.get(&run).copied()
     }
 
     /// Latency below which `part` of all lie, in ms.
@@ -152,9 +159,21 @@ enum Happening {
     Reach(Via, Vec<u8>),
     Return(Via, Vec<u8>),
     /// A message reaches the stream's server, for the first time or after it was held.
-    Server { asker: Asker, message: Vec<u8>, may_hold: bool },
-    Upstream { hop: usize, key: Vec<u8>, message: Vec<u8> },
-    Timeout { hop: usize, key: Vec<u8>, id: u16 },
+    Server {
+        asker: Asker,
+        message: Vec<u8>,
+        may_hold: bool,
+    },
+    Upstream {
+        hop: usize,
+        key: Vec<u8>,
+        message: Vec<u8>,
+    },
+    Timeout {
+        hop: usize,
+        key: Vec<u8>,
+        id: u16,
+    },
     RestartResolvers,
 }
 
@@ -189,7 +208,7 @@ pub struct World {
     pulling: bool,
     last_frame: Option<(usize, u64)>,
     silent_since: Option<Duration>,
-    result: Result,
+    result: Outcome,
 }
 
 impl World {
@@ -202,7 +221,7 @@ impl World {
             ascii: AsciiKind::Base91,
             title: String::new(),
         };
-        let follower = Follower::new(fallback, setting.latency, setting.seed, base);
+        let follower = Follower::new(fallback, setting.latency, setting.seed, base + setting.join);
         let cookies = (0..setting.hops.len()).map(|hop| [hop as u8; 8]).collect();
         let root = ROOT.parse().expect("a valid name");
         let fetcher = Fetcher::new(root, RetryPolicy::default(), follower, cookies);
@@ -210,7 +229,7 @@ impl World {
         if let Some(latency) = setting.latency {
             buffer.fix_latency(latency);
         }
-        let result = Result {
+        let result = Outcome {
             frames: 0,
             silent: 0,
             gaps: 0,
@@ -228,6 +247,7 @@ impl World {
             server_queries: 0,
             current: 0,
             disorder: 0,
+            heard: BTreeMap::new(),
         };
         World {
             resolvers: setting.hops.iter().map(|hop| hop.resolver.map(Resolver::new)).collect(),
@@ -264,9 +284,9 @@ impl World {
         self.queue.push(Reverse((time, self.order, slot)));
     }
 
-    pub fn run(mut self) -> Result {
+    pub fn run(mut self) -> Outcome {
         // Once the server has something to tell.
-        self.at(5 * 1000 * MS, Happening::Wake);
+        self.at(self.setting.join, Happening::Wake);
         for time in self.setting.resolver_restarts.clone() {
             self.at(time, Happening::RestartResolvers);
         }
@@ -289,8 +309,11 @@ impl World {
         self.result.gaps = self.buffer.stats().gaps;
         self.result.drift_ppm = self.buffer.steering().drift_ppm();
         self.result.current = self.fetcher.current();
-        self.result.asked =
-            self.resolvers.iter().map(|r| r.as_ref().map_or(0, |resolver| resolver.asked)).collect();
+        self.result.asked = self
+            .resolvers
+            .iter()
+            .map(|r| r.as_ref().map_or(0, |resolver| resolver.asked))
+            .collect();
         self.result
     }
 
@@ -301,7 +324,11 @@ impl World {
     /// The listener's monotonic clock.
     fn instant(&self) -> Instant {
         let (from, to) = self.setting.sleep;
-        let slept = if self.setting.clock_stops { self.now.min(to).saturating_sub(from) } else { Duration::ZERO };
+        let slept = if self.setting.clock_stops {
+            self.now.min(to).saturating_sub(from)
+        } else {
+            Duration::ZERO
+        };
         self.base + (self.now - slept)
     }
 
@@ -380,6 +407,9 @@ impl World {
             let message = transmit.message().to_vec();
             self.send(transmit.server, transmit.route, message);
         }
+        while let Some((hop, link)) = self.fetcher.poll_open(now) {
+            self.open(hop, link);
+        }
         while let Some(event) = self.fetcher.poll_event() {
             self.handle(now, event);
         }
@@ -399,6 +429,19 @@ impl World {
         }
     }
 
+    /// Opens a connection, unless it is open.
+    fn open(&mut self, hop: usize, link: usize) {
+        let path = self.setting.hops[hop].path;
+        let stream = &mut self.streams[hop][link];
+        let idle = |used| self.now.saturating_sub(used) > 5000 * MS;
+        if stream.used.is_none_or(idle) {
+            let up = self.now + path.handshake(&mut self.dice);
+            let generation = stream.generation + 1;
+            *stream = Stream { generation, used: None, up, there: up, back: up };
+        }
+        stream.used = Some(self.now);
+    }
+
     fn send(&mut self, hop: usize, route: Route, message: Vec<u8>) {
         let path = self.setting.hops[hop].path;
         let gone = self.within(self.setting.outage);
@@ -416,17 +459,11 @@ impl World {
                 if gone {
                     return;
                 }
-                let mut stream = self.streams[hop][link];
                 if anew {
-                    stream.used = None;
+                    self.streams[hop][link].used = None;
                 }
-                let idle = |used| self.now.saturating_sub(used) > 5000 * MS;
-                if stream.used.is_none_or(idle) {
-                    let up = self.now + path.handshake(&mut self.dice);
-                    let generation = stream.generation + 1;
-                    stream = Stream { generation, used: None, up, there: up, back: up };
-                }
-                stream.used = Some(self.now);
+                self.open(hop, link);
+                let mut stream = self.streams[hop][link];
                 let begin = self.now.max(stream.up);
                 let arrival = begin + path.stream(&mut self.dice, message.len());
                 stream.there = stream.there.max(arrival);
@@ -449,15 +486,6 @@ impl World {
                 self.buffer.start(now, sequence, play_at, fresh);
             }
             Event::Segment { sequence, segment, captured, need, allowance } => {
-                if self.setting.trace {
-                    println!(
-                        "{:?} segment {sequence} need {need:?} allowance {allowance:?} target {:?} latency {:?} {:.0} ppm",
-                        self.now,
-                        self.buffer.steering().target(),
-                        self.buffer.latency(),
-                        self.buffer.steering().correction_ppm(),
-                    );
-                }
                 self.buffer.insert(sequence, segment.packets, captured);
                 if let Some(need) = need {
                     self.buffer.handle_need(now, need, allowance);
@@ -513,6 +541,7 @@ impl World {
             self.result.disorder += 1;
             return;
         };
+        self.result.heard.entry(index).or_insert(self.now);
         let ordered = self.last_frame.is_none_or(|last| last.0 < index || last.1 < frame);
         self.result.disorder += u64::from(!ordered);
         self.last_frame = Some((index, frame));
