@@ -24,7 +24,7 @@ const TASKS_MAX: usize = 32;
 /// Connections to one server at the same time.
 pub const LINKS_MAX: usize = 8;
 /// Connections that are kept in use on a path that loses much.
-const LINKS_WARM: usize = 4;
+const LINKS_WARM: usize = 6;
 /// A connection that was not used for this long may be closed by now.
 const LINK_FRESH: Duration = Duration::from_millis(4500);
 /// A connection on which an answer is this late is better made anew: its timers have doubled and
@@ -314,7 +314,7 @@ impl Fetcher {
     pub fn poll_open(&mut self, now: Instant) -> Option<(usize, usize)> {
         let current = self.current;
         let server = &mut self.servers[current];
-        if server.upstream.transport() == Transport::Udp || !server.upstream.is_lossy() {
+        if !server.upstream.is_large() || !server.upstream.is_lossy() {
             return None;
         }
         let open = server.links.iter().filter(|link| link.is_open(now)).count();
@@ -725,6 +725,7 @@ impl Fetcher {
         Path {
             round_trip: upstream.rtt().unwrap_or_default(),
             allowance: upstream.retry_allowance(&self.policy),
+            loss: upstream.loss(),
         }
     }
 }

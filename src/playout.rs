@@ -407,6 +407,16 @@ impl JitterBuffer {
             self.state = State::Waiting { sequence: sequence + 1, at, skip };
             return None;
         }
+        if !self.buffered.contains_key(&sequence) && now.saturating_duration_since(at) >= PATIENCE {
+            // It was waited for long enough; begin with what is here.
+            if let Some((&next, segment)) = self.buffered.iter().next() {
+                let behind = segment.captured.zip(self.steering.target());
+                let late = behind.map(|(captured, target)| captured + target);
+                let skip = late.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                self.state = State::Waiting { sequence: next, at: now, skip };
+                return None;
+            }
+        }
         let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
         let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
         if frames >= segment.packets.len() {

@@ -28,8 +28,8 @@ const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
 const LOSS_MEMORY: f64 = 300.0;
 /// Loss beyond which attempts for segments start at half the interval.
 const LOSSY: f64 = 0.05;
-/// What the listener's buffer leaves to chance: one segment in 100,000, that is one in 20 hours.
-const CHANCE: f64 = 1e-5;
+/// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
+const CHANCE: f64 = 1e-6;
 
 /// What to do with an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,16 +163,18 @@ impl Upstream {
 
     /// Whether the path loses much.
     pub fn is_lossy(&self) -> bool {
-        self.known >= 4.0 && self.loss() > LOSSY
+        self.lost >= 1.0 && self.loss() > LOSSY
     }
 
     /// How much later than usual a segment may come because attempts for it were lost, but for one
-    /// in 100,000. Never less than one lost attempt takes.
+    /// in a million. Never less than one lost attempt takes.
     pub fn retry_allowance(&self, policy: &RetryPolicy) -> Duration {
         let loss = self.loss().clamp(1e-9, 0.95);
         // Beyond that, waiting for the least likely costs more than it gives.
-        let attempts_max = 12.0 + (loss - 0.5).max(0.0) * 120.0;
-        let attempts = (CHANCE.ln() / loss.ln()).clamp(2.0, attempts_max);
+        let attempts_max = 13.0 + (loss - 0.5).max(0.0) * 120.0;
+        // Attempts on a path that loses much are not independent of each other.
+        let more = if self.is_lossy() { 2.0 } else { 0.0 };
+        let attempts = (CHANCE.ln() / loss.ln() + more).clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);
         let pace = if self.transport() == Transport::Udp { udp } else { tcp };
         pace.first + pace.then.mul_f64(attempts - 2.0)
@@ -190,6 +192,11 @@ impl Upstream {
     pub fn transport(&self) -> Transport {
         let large = self.truncated_in_row >= TRUNCATED_IN_ROW;
         if large { Transport::Tcp } else { Transport::Udp }
+    }
+
+    /// Whether connections will be needed.
+    pub fn is_large(&self) -> bool {
+        self.truncated_in_row > 0
     }
 
     /// Hears that a datagram brought a truncated answer, or, with `false`, a whole one.

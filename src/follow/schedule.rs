@@ -28,6 +28,8 @@ const GUARD_STEP: Duration = Duration::from_millis(20);
 const GUARD_MAX: Duration = Duration::from_millis(500);
 /// What a cold resolver takes to ask the server itself, until it was seen.
 const RESOLVER_WAY: Duration = Duration::from_millis(60);
+/// An allowance up to this one says that no attempt was lost so far.
+const CALM: Duration = Duration::from_millis(550);
 /// Between the arrival of a segment and its first sound.
 const MARGIN: Duration = Duration::from_millis(20);
 /// Sound that is fetched before it is decided how far behind to play: what that takes tells how
@@ -37,9 +39,11 @@ const BACKLOG: Duration = Duration::from_secs(3);
 const BACKLOG_MAX: u32 = 4;
 /// How long that may take on a path without a delay.
 const START_PATIENCE: Duration = Duration::from_millis(600);
+/// And how much longer on one that loses much: what is not there when sound begins is a gap soon.
+const START_PATIENCE_LOSSY: Duration = Duration::from_secs(3);
 /// A listener that is further behind its place than this goes back to it; the buffer is never
 /// longer.
-const BEHIND_MAX: Duration = Duration::from_secs(12);
+const BEHIND_MAX: Duration = Duration::from_secs(15);
 /// Faster or slower than the listener's clock the server's is not, in parts of one.
 const RATE_MAX: f64 = 1e-3;
 /// Two looks at the edge closer together than this say nothing about the clocks.
@@ -79,8 +83,9 @@ struct Start {
     /// The segment published next, and the time when the one before it was.
     next: Sequence,
     published: Instant,
-    /// Oldest segment that the server has.
+    /// Oldest segment that the server has, and that is being fetched.
     first: Sequence,
+    oldest: Sequence,
     fresh: bool,
     /// Segments that are there.
     fetched: Vec<Event>,
@@ -241,6 +246,7 @@ impl Follower {
             next: edge.next,
             published,
             first: edge.first,
+            oldest,
             fresh,
             fetched: Vec::new(),
         });
@@ -255,27 +261,38 @@ impl Follower {
 
     /// Decides where to begin, once the newest segments have shown how the path is.
     fn start_if_ready(&mut self, now: Instant) {
-        let Mode::Schedule(schedule) = &mut self.mode else { return };
-        let Some(start) = &schedule.start else { return };
+        let Mode::Schedule(Schedule { start: Some(start), .. }) = &self.mode else { return };
         let fetching = self.wants.range(..start.next).next().is_some();
-        if fetching && now < start.until {
+        if fetching && now < self.start_until(start) {
             return;
         }
+        let way = self.way();
+        let Mode::Schedule(schedule) = &mut self.mode else { return };
         let Some(start) = schedule.start.take() else { return };
         let longest = schedule.segment_duration_max().max(Duration::from_millis(1));
         // From capture to play: a whole segment must be there and come here, some attempts lost.
-        let way = if schedule.direct {
-            self.path.round_trip / 2
-        } else {
-            GUARD + GUARD_RANDOM / 2 + self.path.round_trip + RESOLVER_WAY
+        // The connections have to be made first, and what was seen so far may have been luck.
+        let cold = match self.path.allowance {
+            calm if calm <= CALM => self.path.round_trip,
+            lossy => self.path.round_trip + (lossy - CALM) / 2,
         };
-        let least = longest + way + self.path.allowance + MARGIN;
+        let least = longest + way + self.path.allowance + cold + MARGIN;
+        // Segments that came due meanwhile and are not here yet show what it takes as well.
+        let under_way = self.wants.range(start.next..).next().map(|(&sequence, _)| {
+            let ahead = (sequence - start.next).min(1 << 20) as u32;
+            now.saturating_duration_since(start.published + longest * ahead)
+        });
+        let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
+            so_far + self.path.round_trip + self.path.allowance / 2
+        }));
         let latency = self.latency.unwrap_or(least).max(longest);
         // The segment that is to be heard now, were everything published at its full length.
         let edge = now.saturating_duration_since(start.published);
         let back = (latency + longest).saturating_sub(edge + longest);
         let segments = back.as_nanos().div_ceil(longest.as_nanos()) as u64;
-        let sequence = start.next.saturating_sub(segments).max(start.first).min(start.next);
+        // Only a listener who asked for it waits for segments older than those.
+        let oldest = if self.latency.is_some() { start.first } else { start.oldest };
+        let sequence = start.next.saturating_sub(segments).max(oldest).min(start.next);
         let length = longest * (start.next - sequence).min(1 << 20) as u32;
         let captured = start.published.checked_sub(length).unwrap_or(start.published);
         let fetched = |n: Sequence| {
@@ -292,6 +309,20 @@ impl Follower {
         self.events.extend(start.fetched);
         missing.into_iter().for_each(|n| self.want(n, now, false));
         self.advance_cursor();
+    }
+
+    /// How long a segment takes from its publication to here, when nothing is lost.
+    pub(super) fn way(&self) -> Duration {
+        match self.direct {
+            true => self.path.round_trip / 2,
+            false => GUARD + GUARD_RANDOM / 2 + self.path.round_trip + RESOLVER_WAY,
+        }
+    }
+
+    /// When to decide where to begin, whatever is there.
+    fn start_until(&self, start: &Start) -> Instant {
+        let lossy = self.path.allowance > CALM;
+        start.until + if lossy { START_PATIENCE_LOSSY } else { Duration::ZERO }
     }
 
     /// Hands a segment on, or keeps it until it is decided where to begin.
@@ -383,7 +414,7 @@ impl Follower {
     /// When [`Follower::want_upcoming`] has something to do.
     pub(super) fn schedule_timeout(&self) -> Option<Instant> {
         let Mode::Schedule(schedule) = &self.mode else { return None };
-        let until = schedule.start.as_ref().map(|start| start.until);
+        let until = schedule.start.as_ref().map(|start| self.start_until(start));
         let waiting = !schedule.ended && self.wants.len() < WANTS_MAX && !self.is_out();
         let ask = waiting.then(|| schedule.ask_at(self.path.round_trip, self.random));
         until.into_iter().chain(ask).min()

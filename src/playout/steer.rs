@@ -29,7 +29,7 @@ const PEAK_FADE: f64 = 180.0;
 /// The target does not fall faster than the correction can follow, in seconds per second.
 const TARGET_FALL_MAX: f64 = 0.004;
 /// No target is beyond this.
-const TARGET_MAX: Duration = Duration::from_secs(12);
+const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
 const NEEDS: usize = 48;
 /// Latencies that the median is taken of.
