@@ -552,7 +552,10 @@ impl Fetcher {
         framed[..2].copy_from_slice(&length.to_be_bytes());
         self.stats.queries += 1;
         self.stats.octets_out += u64::from(length);
-        self.stats.retries += u64::from(asked.lookup.tried() > 1);
+        if asked.lookup.tried() > 1 {
+            self.stats.retries += 1;
+            server.upstream.handle_repetition();
+        }
         if asked.hedge {
             self.stats.hedged += 1;
             self.hedges -= 1.0;
@@ -589,12 +592,15 @@ impl Fetcher {
                 if segment && via == Transport::Udp {
                     upstream.handle_truncation(false);
                 }
-                upstream.handle_attempts(this.lookup.overtaken(sent), 1);
+                // Only those before the one that was answered are lost for certain.
+                let repeated = this.lookup.tried().saturating_sub(1);
+                upstream.handle_doubt(repeated.saturating_sub(this.lookup.overtaken(sent)));
+                upstream.handle_attempts(0, 1);
                 self.handle_answer(now, task, asked, answer, sent, via);
             }
             Progress::Truncated => {
                 self.stats.truncated += 1;
-                upstream.handle_attempts(this.lookup.attempts() - 1, 1);
+                upstream.handle_attempts(0, 1);
                 if segment {
                     upstream.handle_truncation(true);
                 }
@@ -690,6 +696,7 @@ impl Fetcher {
         let upstream = &mut self.servers[this.server].upstream;
         self.stats.silences += 1;
         // Where everything is lost, nothing is learned about how much usually is.
+        upstream.handle_doubt(this.lookup.tried().saturating_sub(1));
         upstream.handle_failure(now);
         self.end_lookup(now, task, asked);
     }

@@ -27,7 +27,7 @@ const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
 /// Attempts that the estimate of loss looks back on.
 const LOSS_MEMORY: f64 = 300.0;
 /// Loss beyond which attempts for segments start at half the interval.
-const LOSSY: f64 = 0.05;
+const LOSSY: f64 = 0.03;
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
 const CHANCE: f64 = 1e-6;
 
@@ -217,6 +217,17 @@ impl Upstream {
     /// Learns how long a segment took, from the attempt that was answered.
     pub fn handle_response(&mut self, via: Transport, time: Duration) {
         self.responses[via as usize].push(time);
+    }
+
+    /// An attempt is repeated: the one before it counts as lost until it is known better.
+    pub fn handle_repetition(&mut self) {
+        self.handle_attempts(1, 0);
+    }
+
+    /// Of attempts that counted as lost, this many may yet be answered, or tell nothing.
+    pub fn handle_doubt(&mut self, attempts: usize) {
+        self.known = (self.known - attempts as f64).max(0.0);
+        self.lost = (self.lost - attempts as f64).max(0.0);
     }
 
     /// Learns the fate of attempts.
