@@ -236,11 +236,13 @@ impl JitterBuffer {
         self.begun
     }
 
-    /// When playing begins, if its first segment is here; `None` otherwise, and once it has begun.
+    /// When playing begins, if there is anything to play; `None` otherwise, and once it has begun.
     pub fn begins_at(&self) -> Option<Instant> {
         let State::Waiting { sequence, at, .. } = self.state else { return None };
         let ready = self.buffered.contains_key(&sequence) || self.lost.contains_key(&sequence);
-        ready.then_some(at)
+        // The first segment is not waited for for ever, when those behind it are here.
+        let later = !ready && !self.buffered.is_empty();
+        if later { Some(at + PATIENCE) } else { ready.then_some(at) }
     }
 
     /// Learns how long a frame lasts, where the first packet had to tell.
@@ -365,7 +367,8 @@ impl JitterBuffer {
                     if here || overdue {
                         self.steering.handle_jump(now);
                         // Its time was spent waiting: go on with what comes next.
-                        let next = if here { sequence } else { sequence + 1 };
+                        let first = self.buffered.keys().next().copied();
+                        let next = if here { sequence } else { first.unwrap_or(sequence + 1) };
                         self.state = State::Playing { sequence: next, index: 0 };
                         continue;
                     }

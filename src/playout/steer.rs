@@ -112,7 +112,7 @@ impl Steering {
     pub fn handle_start(&mut self, now: Instant, latency: Option<Duration>) {
         self.handle_jump(now);
         self.levels.clear();
-        self.target = self.fixed.or(latency);
+        self.target = self.fixed.or(latency.map(|latency| latency.min(TARGET_MAX)));
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
