@@ -28,6 +28,8 @@ const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
 const LOSS_MEMORY: f64 = 300.0;
 /// Loss beyond which attempts for segments start at half the interval.
 const LOSSY: f64 = 0.03;
+/// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
+const ALLOWANCE_MAX: Duration = Duration::from_secs(8);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
 const CHANCE: f64 = 1e-6;
 
@@ -177,7 +179,7 @@ impl Upstream {
         let attempts = (CHANCE.ln() / loss.ln() + more).clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);
         let pace = if self.transport() == Transport::Udp { udp } else { tcp };
-        pace.first + pace.then.mul_f64(attempts - 2.0)
+        (pace.first + pace.then.mul_f64(attempts - 2.0)).min(ALLOWANCE_MAX)
     }
 
     /// The time after which a second server is asked as well: the 95th percentile of what segments
@@ -379,7 +381,7 @@ mod tests {
         let lossy = upstream.retry_allowance(&policy);
         assert!(lossy > 1000 * MS && lossy < 1500 * MS, "{lossy:?}");
         upstream.handle_attempts(1_000_000, 0);
-        assert!(upstream.retry_allowance(&policy) < Duration::from_secs(10));
+        assert_eq!(upstream.retry_allowance(&policy), ALLOWANCE_MAX);
     }
 
     #[test]

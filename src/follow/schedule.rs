@@ -22,7 +22,8 @@ const EARLY_WAY_MAX: Duration = Duration::from_millis(90);
 const GUARD: Duration = Duration::from_millis(30);
 /// See [`GUARD`].
 const GUARD_RANDOM: Duration = Duration::from_millis(50);
-/// The guard grows by this with each question that came too early.
+/// The guard grows by this with each question that came too early, and shrinks with those that
+/// did not.
 const GUARD_STEP: Duration = Duration::from_millis(20);
 /// And not beyond this.
 const GUARD_MAX: Duration = Duration::from_millis(500);
@@ -41,6 +42,8 @@ const BACKLOG_MAX: u32 = 4;
 const START_PATIENCE: Duration = Duration::from_millis(600);
 /// And how much longer on one that loses much: what is not there when sound begins is a gap soon.
 const START_PATIENCE_LOSSY: Duration = Duration::from_secs(3);
+/// Further behind than this nobody begins.
+const START_BEHIND_MAX: Duration = Duration::from_secs(6);
 /// A listener that is further behind its place than this goes back to it; the buffer is never
 /// longer.
 const BEHIND_MAX: Duration = Duration::from_secs(15);
@@ -235,6 +238,7 @@ impl Follower {
         schedule.due = published + longest;
         schedule.ended = edge.ended;
         schedule.looked = made;
+        schedule.guard = GUARD;
         schedule.published.clear();
         if edge.next > 0 {
             schedule.published.insert(edge.next - 1, (published, false));
@@ -285,6 +289,7 @@ impl Follower {
         let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
             so_far + self.path.round_trip + self.path.allowance / 2
         }));
+        let least = least.min(longest + START_BEHIND_MAX);
         let latency = self.latency.unwrap_or(least).max(longest);
         // The segment that is to be heard now, were everything published at its full length.
         let edge = now.saturating_duration_since(start.published);
@@ -440,6 +445,7 @@ impl Follower {
         let round_trip = self.path.round_trip;
         let Mode::Schedule(schedule) = &mut self.mode else { return (None, None) };
         let captured = schedule.learn(sequence, packets, sent, now, round_trip);
+        schedule.guard -= (schedule.guard - GUARD) / 64;
         (Some(captured), timely.then(|| now.saturating_duration_since(captured)))
     }
 
