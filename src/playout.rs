@@ -27,10 +27,8 @@ const CONCEAL: Duration = Duration::from_millis(120);
 const FADE_IN: Duration = Duration::from_millis(20);
 /// A late segment is given up after this time, when one behind it is here.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// The same where the latency is fixed or long, so that the wait gains nothing.
-const PATIENCE_SHORT: Duration = Duration::from_millis(500);
-/// What is a long latency.
-const LATENCY_LONG: Duration = Duration::from_secs(5);
+/// The same where the latency is fixed, and so must be made up for.
+const PATIENCE_FIXED: Duration = Duration::from_millis(500);
 /// Beyond its target by more than this, the latency is brought back by skipping a segment.
 const EXCESS_MAX: Duration = Duration::from_secs(3);
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
@@ -363,8 +361,8 @@ impl JitterBuffer {
                 }
                 State::Stalled { sequence, since } => {
                     let here = self.buffered.contains_key(&sequence);
-                    let long = self.latency.is_some_and(|latency| latency > LATENCY_LONG);
-                    let patience = if self.fixed || long { PATIENCE_SHORT } else { PATIENCE };
+
+                    let patience = if self.fixed { PATIENCE_FIXED } else { PATIENCE };
                     let overdue = now.saturating_duration_since(since) >= patience
                         && self.buffered.keys().next().is_some();
                     if here || overdue {

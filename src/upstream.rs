@@ -29,7 +29,7 @@ const LOSS_MEMORY: f64 = 300.0;
 /// Loss beyond which attempts for segments start at half the interval.
 const LOSSY: f64 = 0.03;
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
-const ALLOWANCE_MAX: Duration = Duration::from_secs(8);
+const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
 const CHANCE: f64 = 1e-6;
 

@@ -43,7 +43,7 @@ const START_PATIENCE: Duration = Duration::from_millis(600);
 /// And how much longer on one that loses much: what is not there when sound begins is a gap soon.
 const START_PATIENCE_LOSSY: Duration = Duration::from_secs(3);
 /// Further behind than this nobody begins.
-const START_BEHIND_MAX: Duration = Duration::from_secs(6);
+const START_BEHIND_MAX: Duration = Duration::from_secs(9);
 /// A listener that is further behind its place than this goes back to it; the buffer is never
 /// longer.
 const BEHIND_MAX: Duration = Duration::from_secs(15);
