@@ -2,13 +2,13 @@
 //! of it through the decoder and the resampler that steers the pace into the sink.
 
 use super::Supervision;
+use super::render::Renderer;
 use crate::audio::{AudioError, Sink};
-use crate::codec::{self, CodecError, Decoder};
+use crate::codec::CodecError;
 use crate::error::Error;
 use crate::follow::{Event, StreamParameters, Trouble};
-use crate::playout::{Fader, Gap, JitterBuffer, Play, PlayoutStats};
-use crate::resample::Resampler;
-use crate::units::{Channels, Format, SampleRate};
+use crate::playout::{Gap, JitterBuffer, Play, PlayoutStats};
+use crate::units::SampleRate;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -72,126 +72,11 @@ pub struct PlayStatus {
     pub ended: bool,
 }
 
-/// From packets to the sink's format.
-struct Chain {
-    decoder: Box<dyn Decoder>,
-    stream: StreamParameters,
-    resampler: Resampler,
-    fader: Fader,
-    output: Format,
-    decoded: Vec<i16>,
-    resampled: Vec<i16>,
-    out: Vec<i16>,
-}
-
-impl Chain {
-    fn new(stream: &StreamParameters, sink: &mut dyn Sink) -> Result<Chain, Error> {
-        let output = sink.open(stream.format)?;
-        let decoder = decoder(stream, output)?;
-        let format = decoder.format();
-        let resampler = Resampler::new(format.channels, format.rate, output.rate);
-        let room = codec::FRAME_SAMPLES_MAX.max(decoder.frame_samples());
-        Ok(Chain {
-            fader: Fader::new(format.rate.hz(), format.channels.count()),
-            decoded: vec![0; room * format.channels.count()],
-            resampled: Vec::new(),
-            out: Vec::new(),
-            decoder,
-            stream: stream.clone(),
-            resampler,
-            output,
-        })
-    }
-
-    /// Forgets the past: what comes has nothing to do with it.
-    fn renew(&mut self) -> Result<(), CodecError> {
-        self.decoder = decoder(&self.stream, self.output)?;
-        Ok(())
-    }
-
-    fn frame(&self) -> Duration {
-        self.decoder.format().rate.duration(self.decoder.frame_samples() as u64)
-    }
-
-    /// Decodes, and shapes the edge of a gap; the sound for the sink, interleaved. What was wrong
-    /// with the packet goes along.
-    fn render(&mut self, play: &Play) -> (&[i16], Option<CodecError>) {
-        let channels = self.decoder.format().channels.count();
-        let mut wrong = None;
-        let conceal = |decoder: &mut dyn Decoder, pcm: &mut [i16]| match decoder.decode(None, pcm) {
-            Ok(samples) => samples * channels,
-            Err(_) => {
-                let length = decoder.frame_samples() * channels;
-                pcm[..length].fill(0);
-                length
-            }
-        };
-        let length = match play {
-            Play::Packet(packet) | Play::Prime(packet) => {
-                match self.decoder.decode(Some(packet), &mut self.decoded) {
-                    Ok(samples) => {
-                        let length = samples * channels;
-                        self.fader.sound(&mut self.decoded[..length]);
-                        length
-                    }
-                    Err(error) => {
-                        wrong = Some(error);
-                        let length = conceal(&mut *self.decoder, &mut self.decoded);
-                        self.fader.concealment(&mut self.decoded[..length]);
-                        length
-                    }
-                }
-            }
-            Play::Conceal => {
-                let length = conceal(&mut *self.decoder, &mut self.decoded);
-                self.fader.concealment(&mut self.decoded[..length]);
-                length
-            }
-            Play::Silence | Play::Idle => {
-                self.fader.silence();
-                let length = self.decoder.frame_samples() * channels;
-                self.decoded[..length].fill(0);
-                length
-            }
-        };
-        let pcm = &self.decoded[..length];
-        let pcm = if let Play::Prime(_) = play {
-            // Not heard, so it is no part of what goes through the filter.
-            pcm
-        } else {
-            self.resampled.clear();
-            self.resampler.process(pcm, &mut self.resampled);
-            &self.resampled[..]
-        };
-        let pcm = match (self.decoder.format().channels, self.output.channels) {
-            (Channels::MONO, Channels::STEREO) => {
-                self.out.clear();
-                self.out.extend(pcm.iter().flat_map(|&sample| [sample, sample]));
-                &self.out[..]
-            }
-            (Channels::STEREO, Channels::MONO) => {
-                self.out.clear();
-                let halves = pcm.chunks_exact(2);
-                self.out
-                    .extend(halves.map(|two| ((i32::from(two[0]) + i32::from(two[1])) / 2) as i16));
-                &self.out[..]
-            }
-            _ => pcm,
-        };
-        (pcm, wrong)
-    }
-}
-
-fn decoder(stream: &StreamParameters, output: Format) -> Result<Box<dyn Decoder>, CodecError> {
-    let frame_samples = stream.frame_samples.map(|samples| samples as usize);
-    codec::build_decoder(stream.codec, stream.format, frame_samples, output.rate)
-}
-
 /// The stage's state.
 struct Player<'a> {
     sink: Box<dyn Sink>,
     buffer: JitterBuffer,
-    chain: Option<Chain>,
+    chain: Option<Renderer>,
     stream: Option<StreamParameters>,
     status: &'a Mutex<PlayStatus>,
     /// Of a sink without a clock: when it was set, and the samples written since.
@@ -318,13 +203,14 @@ impl Player<'_> {
         match event {
             Event::Stream(stream) => {
                 self.fade_out()?;
-                let chain = Chain::new(&stream, &mut *self.sink)?;
+                let output = self.sink.open(stream.format)?;
+                let chain = Renderer::new(&stream, output)?;
                 self.buffer.restart(chain.frame());
                 if self.clock.is_none() && !self.sink.has_clock() {
                     self.clock = Some((now, 0));
                 }
-                if self.rate != chain.output.rate {
-                    self.rate = chain.output.rate;
+                if self.rate != chain.output().rate {
+                    self.rate = chain.output().rate;
                     self.clock = self.clock.map(|_| (now, 0));
                 }
                 self.chain = Some(chain);
@@ -358,7 +244,7 @@ impl Player<'_> {
         for _ in 0..FAREWELL_FRAMES {
             let (pcm, _) = chain.render(&Play::Conceal);
             self.sink.write(pcm)?;
-            self.written_samples += (pcm.len() / chain.output.channels.count()) as u64;
+            self.written_samples += (pcm.len() / chain.output().channels.count()) as u64;
         }
         Ok(())
     }
@@ -371,7 +257,7 @@ impl Player<'_> {
             chain.renew()?;
             self.renewing = false;
         }
-        chain.resampler.set_correction(self.buffer.steering().correction_ppm());
+        chain.set_correction(self.buffer.steering().correction_ppm());
         if let Some((anchor, samples)) = self.clock {
             let behind = now.saturating_duration_since(anchor + self.rate.duration(samples));
             if behind > BEHIND_MAX || self.first_sound.is_none() {
@@ -388,7 +274,7 @@ impl Player<'_> {
             return Ok(());
         }
         self.sink.write(pcm)?;
-        let samples = (pcm.len() / chain.output.channels.count()) as u64;
+        let samples = (pcm.len() / chain.output().channels.count()) as u64;
         let frame = chain.frame();
         self.written_samples += samples;
         self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
@@ -396,7 +282,7 @@ impl Player<'_> {
         if let (Play::Packet(_), None) = (&play, wrong) {
             self.last_sound = Some(now);
         }
-        let correction_ppm = chain.resampler.correction_ppm();
+        let correction_ppm = chain.correction_ppm();
         self.buffer.set_frame(frame);
         if now.saturating_duration_since(self.flushed) >= FLUSH_INTERVAL {
             self.sink.flush()?;
