@@ -137,8 +137,10 @@ impl Upstream {
         let unknown = self.rtt.unwrap_or(Duration::ZERO) * 3 + Duration::from_millis(50);
         let tcp = usual(&self.responses[1]).map_or(unknown, after);
         let timeout = self.timeout(policy);
+        let first = policy.interval.max(udp.min(TIMEOUT_MAX));
         [
-            Pace { first: policy.interval.max(udp.min(TIMEOUT_MAX)), then, last: timeout },
+            // Another lookup follows where this one fails; it need not wait for longer than that.
+            Pace { first, then, last: timeout.min(first) },
             Pace {
                 first: policy.interval.max(tcp.min(TCP_PACE_MAX)),
                 then: if self.is_clogged() { then.max(tcp / 2) } else { then },
@@ -153,9 +155,9 @@ impl Upstream {
     }
 
     /// The part of attempts that go unanswered, 0 to 1. Few attempts prove little: without any loss
-    /// the estimate begins at 5 % and goes down as they add up.
+    /// the estimate begins at 2 % and goes down as they add up.
     pub fn loss(&self) -> f64 {
-        (self.lost + 0.1) / (self.known + 2.0)
+        (self.lost + 0.04) / (self.known + 2.0)
     }
 
     /// Whether the path loses so much that connections are always waiting for something.

@@ -1,8 +1,8 @@
 //! Following by the schedule of the extension layer (protocol 2.3).
 
 use super::{
-    CONFIG, Event, Follower, LIST, LossCause, MISS_WAIT, Mode, NOW, Poll, RESYNC, Trouble, Use,
-    Want,
+    BEHIND_BOUNDED, CONFIG, Event, Follower, LIST, LOSS_BOUNDED, LossCause, MISS_WAIT, Mode, NOW,
+    Poll, RESYNC, Trouble, Use, Want,
 };
 use crate::segment::{NowRecord, RecordError};
 use crate::units::Sequence;
@@ -289,7 +289,9 @@ impl Follower {
         let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
             so_far + self.path.round_trip + self.path.allowance / 2
         }));
-        let least = least.min(longest + START_BEHIND_MAX);
+        let bounded = self.path.loss <= LOSS_BOUNDED;
+        let most = if bounded { BEHIND_BOUNDED + Duration::from_secs(1) } else { START_BEHIND_MAX };
+        let least = least.min(longest + most);
         let latency = self.latency.unwrap_or(least).max(longest);
         // The segment that is to be heard now, were everything published at its full length.
         let edge = now.saturating_duration_since(start.published);
