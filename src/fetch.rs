@@ -732,7 +732,7 @@ impl Fetcher {
         Path {
             round_trip: upstream.rtt().unwrap_or_default(),
             allowance: upstream.retry_allowance(&self.policy),
-            loss: upstream.loss(),
+            is_clogged: upstream.is_clogged(),
         }
     }
 }

@@ -40,9 +40,7 @@ const TRIES_MAX: u32 = 3;
 /// Questions in a row that failed after which the network is taken to be gone: until something
 /// answers, only the live edge is asked for.
 const FAILURES_MAX: u32 = 4;
-/// On a path that loses no more than this, the listener stays within [`BEHIND_BOUNDED`].
-const LOSS_BOUNDED: f64 = 0.5;
-/// What the way of a segment and lost attempts may take together.
+/// What the way of a segment and lost attempts may take together, unless the path is clogged.
 const BEHIND_BOUNDED: Duration = Duration::from_millis(1930);
 /// Octets of the longest packet that any codec makes (RFC 6716 §3.4 [R2]).
 const PACKET_OCTETS_MAX: usize = 1275;
@@ -92,14 +90,14 @@ pub enum Outcome {
 }
 
 /// What the way to the server is like, as far as it is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Path {
     /// Smoothed round-trip time.
     pub round_trip: Duration,
     /// How much later than usual a segment may come because attempts were lost.
     pub allowance: Duration,
-    /// The part of attempts that are lost, 0 to 1.
-    pub loss: f64,
+    /// Whether so much is lost that being close behind is not worth a try.
+    pub is_clogged: bool,
 }
 
 /// Whether an answer was of any use; a server whose answers are not is better left.
@@ -351,7 +349,7 @@ impl Follower {
     /// Learns what the path is like.
     pub fn handle_path(&mut self, path: Path) {
         self.path = path;
-        if path.loss <= LOSS_BOUNDED {
+        if !path.is_clogged {
             let most = BEHIND_BOUNDED.saturating_sub(self.way());
             self.path.allowance = path.allowance.min(most);
         }

@@ -28,6 +28,10 @@ const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
 const LOSS_MEMORY: f64 = 300.0;
 /// Loss beyond which attempts for segments start at half the interval.
 const LOSSY: f64 = 0.03;
+/// Loss beyond which connections are always waiting for something, and after how many attempts
+/// that is believed.
+const CLOGGED: f64 = 0.5;
+const CLOGGED_PROOF: f64 = 25.0;
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
@@ -161,8 +165,8 @@ impl Upstream {
     }
 
     /// Whether the path loses so much that connections are always waiting for something.
-    fn is_clogged(&self) -> bool {
-        self.is_lossy() && self.loss() > 0.52
+    pub fn is_clogged(&self) -> bool {
+        self.known >= CLOGGED_PROOF && self.loss() > CLOGGED
     }
 
     /// Whether the path loses much.
@@ -175,7 +179,7 @@ impl Upstream {
     pub fn retry_allowance(&self, policy: &RetryPolicy) -> Duration {
         let loss = self.loss().clamp(1e-9, 0.95);
         // Beyond that, waiting for the least likely costs more than it gives.
-        let attempts_max = 13.0 + (loss - 0.5).max(0.0) * 120.0;
+        let attempts_max = 13.0 + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
         // Attempts on a path that loses much are not independent of each other.
         let more = if self.is_lossy() { 2.0 } else { 0.0 };
         let attempts = (CHANCE.ln() / loss.ln() + more).clamp(2.0, attempts_max);

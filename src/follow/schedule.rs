@@ -1,8 +1,8 @@
 //! Following by the schedule of the extension layer (protocol 2.3).
 
 use super::{
-    BEHIND_BOUNDED, CONFIG, Event, Follower, LIST, LOSS_BOUNDED, LossCause, MISS_WAIT, Mode, NOW,
-    Poll, RESYNC, Trouble, Use, Want,
+    BEHIND_BOUNDED, CONFIG, Event, Follower, LIST, LossCause, MISS_WAIT, Mode, NOW, Poll, RESYNC,
+    Trouble, Use, Want,
 };
 use crate::segment::{NowRecord, RecordError};
 use crate::units::Sequence;
@@ -289,8 +289,10 @@ impl Follower {
         let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
             so_far + self.path.round_trip + self.path.allowance / 2
         }));
-        let bounded = self.path.loss <= LOSS_BOUNDED;
-        let most = if bounded { BEHIND_BOUNDED + Duration::from_secs(1) } else { START_BEHIND_MAX };
+        let most = match self.path.is_clogged {
+            true => START_BEHIND_MAX,
+            false => BEHIND_BOUNDED + Duration::from_secs(1),
+        };
         let least = least.min(longest + most);
         let latency = self.latency.unwrap_or(least).max(longest);
         // The segment that is to be heard now, were everything published at its full length.
