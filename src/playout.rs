@@ -474,7 +474,7 @@ impl JitterBuffer {
                 }
             }
         }
-        let Some(segment) = self.buffered.get_mut(&sequence) else { return None };
+        let segment = self.buffered.get_mut(&sequence)?;
         let Some(packet) = segment.packets.get_mut(index) else {
             self.typical = segment.packets.len();
             self.buffered.remove(&sequence);

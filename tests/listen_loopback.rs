@@ -1,6 +1,7 @@
 //! The listener with real sockets: against a server of this test's own on 127.0.0.1, over UDP, TC
 //! and TCP with held answers, and through a restart of that server.
 #![cfg(feature = "opus")]
+#![allow(clippy::unwrap_used)] // a step that fails here is a test that fails
 
 use aodns::audio::{MemorySink, Source, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
