@@ -78,6 +78,11 @@ pub trait Sink: Send {
         Duration::ZERO
     }
 
+    /// How often the sound was interrupted because nothing was written in time.
+    fn underruns(&self) -> u64 {
+        0
+    }
+
     /// Makes what was written durable (a valid WAV header, an empty pipe buffer). Called at least
     /// once a second, and at the end.
     ///

@@ -2,6 +2,7 @@
 
 use crate::audio::AudioError;
 use crate::codec::CodecError;
+use crate::responder::ResponderError;
 use std::fmt;
 use std::io;
 
@@ -17,6 +18,8 @@ pub enum Error {
     Audio(AudioError),
     /// The codec cannot be set up.
     Codec(CodecError),
+    /// The responder cannot listen or failed.
+    Responder(ResponderError),
     /// An operation of the system failed.
     System {
         /// What was attempted, with the name of the object: `bind udp 0.0.0.0:53`.
@@ -41,15 +44,18 @@ impl fmt::Display for Error {
             Error::Settings(text) => f.write_str(text),
             Error::Audio(error) => error.fmt(f),
             Error::Codec(error) => error.fmt(f),
+            Error::Responder(error) => error.fmt(f),
             Error::System { what, cause } => {
-                let text = cause.to_string();
-                // The system's words, lower case, without its number.
-                let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-                write!(f, "cannot {what}: {text}")
+                write!(f, "cannot {what}: {}", system_words(cause))
             }
             Error::Panicked(thread) => write!(f, "thread {thread} panicked; this is a bug"),
         }
     }
+}
+
+/// The system's words for an error, lower case, without its number.
+pub(crate) fn system_words(cause: &io::Error) -> String {
+    cause.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 impl std::error::Error for Error {
@@ -57,6 +63,7 @@ impl std::error::Error for Error {
         match self {
             Error::Audio(error) => Some(error),
             Error::Codec(error) => Some(error),
+            Error::Responder(error) => Some(error),
             Error::System { cause, .. } => Some(cause),
             Error::Settings(_) | Error::Panicked(_) => None,
         }

@@ -13,8 +13,12 @@
 //! Words: a segment's *publish time* is when the server made it visible; its *capture time* is when
 //! the first of its samples was captured, by the listener's clock.
 
+mod fuzz;
 mod list;
 mod schedule;
+
+#[doc(hidden)]
+pub use fuzz::fuzz_follower;
 
 use crate::ascii::AsciiKind;
 use crate::codec::CodecKind;

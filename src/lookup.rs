@@ -7,6 +7,11 @@
 //! ignored and waiting goes on (RFC 5452 §9.1); an answer to any attempt counts until the lookup
 //! ends. Each attempt has an id of its own, as there are servers that never answer some ids.
 
+mod fuzz;
+
+#[doc(hidden)]
+pub use fuzz::fuzz_lookup;
+
 use crate::wire::{Answer, ParseError, QueryTemplate};
 use std::time::{Duration, Instant};
 

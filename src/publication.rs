@@ -15,6 +15,7 @@ pub struct Publication {
     newest: Mutex<Arc<Snapshot>>,
     changed: Condvar,
     generation: AtomicU64,
+    wakes: AtomicU64,
 }
 
 impl Publication {
@@ -24,10 +25,11 @@ impl Publication {
             newest: Mutex::new(Arc::new(snapshot)),
             changed: Condvar::new(),
             generation: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
         }
     }
 
-    /// Replaces the snapshot and wakes everybody in [`Publication::wait_newer`].
+    /// Replaces the snapshot and wakes everybody in [`Publication::wait_turn`].
     pub fn publish(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
         // A thread that panicked while it held the lock left a whole Arc behind: go on with it.
@@ -50,19 +52,45 @@ impl Publication {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Blocks until the generation differs from `seen`, at most for `timeout`; returns it.
-    pub fn wait_newer(&self, seen: u64, timeout: Duration) -> u64 {
-        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited =
-            self.changed.wait_timeout_while(newest, timeout, |_| self.generation() == seen);
-        drop(waited);
-        self.generation()
+    /// A number that every [`Publication::publish`] and every [`Publication::wake`] changes.
+    pub fn turn(&self) -> u64 {
+        self.generation().wrapping_add(self.wakes.load(Ordering::Acquire))
     }
 
-    /// Wakes everybody in [`Publication::wait_newer`] early, for stopping; spurious to them.
+    /// Blocks until [`Publication::turn`] differs from `seen`, at most for `timeout`. Who looks
+    /// around between asking for the turn and waiting misses nothing.
+    pub fn wait_turn(&self, seen: u64, timeout: Duration) {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(newest, timeout, |_| self.turn() == seen);
+        drop(waited);
+    }
+
+    /// Wakes everybody in [`Publication::wait_turn`] although nothing was published. The generation
+    /// stays: what was judged by the newest snapshot is not out of date.
     pub fn wake(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
+        self.wakes.fetch_add(1, Ordering::Release);
         let _newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::moment;
+    use crate::zone::tests_support::zone_and_snapshot;
+
+    #[test]
+    fn a_wake_is_no_publication() {
+        let publication = Publication::new(zone_and_snapshot(moment()).1);
+        let (generation, turn) = (publication.generation(), publication.turn());
+        publication.wake();
+        assert_eq!(publication.generation(), generation);
+        // Would block for ever if the wake before it were missed.
+        publication.wait_turn(turn, Duration::MAX);
+        let turn = publication.turn();
+        publication.publish(zone_and_snapshot(moment()).1);
+        assert_eq!(publication.generation(), generation + 1);
+        publication.wait_turn(turn, Duration::MAX);
     }
 }

@@ -453,6 +453,62 @@ fn bessel_i0(x: f64) -> f64 {
     sum
 }
 
+/// Exercises a resampler with operations: rates and channels first, then pieces of input,
+/// corrections and ends. The body of a fuzz target.
+///
+/// # Panics
+/// When more or less comes out than the rates allow, or a copy is not one.
+#[doc(hidden)]
+pub fn fuzz_resampler(octets: &[u8]) {
+    let Some((head, operations)) = octets.split_first_chunk::<7>() else { return };
+    let rate = |three: &[u8]| {
+        let number = three.iter().fold(0, |sum, &octet| sum << 8 | u32::from(octet));
+        SampleRate::new(number).unwrap_or(SampleRate::HZ_48000)
+    };
+    let channels = if head[6] % 2 == 0 { Channels::MONO } else { Channels::STEREO };
+    let (from, to) = (rate(&head[..3]), rate(&head[3..6]));
+    let mut resampler = Resampler::new(channels, from, to);
+    let (mut taken, mut given, mut exact) = (0u64, 0u64, true);
+    let mut out = Vec::new();
+    for operation in operations.chunks_exact(2).take(32) {
+        let [what, argument] = [operation[0], operation[1]];
+        out.clear();
+        match what % 4 {
+            0 => {
+                resampler.set_correction((f64::from(argument) - 128.0) * 16.0);
+                exact = false;
+            }
+            1 => {
+                resampler.flush(&mut out);
+                given += (out.len() / channels.count()) as u64;
+                let expected = (u128::from(taken) * u128::from(to.hz()))
+                    .div_ceil(u128::from(from.hz())) as u64;
+                // One in a thousand is the largest correction.
+                let off = if exact { 0 } else { expected / 999 + 2 };
+                assert!(given.abs_diff(expected) <= off, "{taken} made {given}, not {expected}");
+                (taken, given) = (0, 0);
+                exact = resampler.correction_ppm() == 0.0 && exact;
+            }
+            _ => {
+                // A piece makes at most some thousands of samples, as the callers see to.
+                let most = 4_000 * u64::from(from.hz()) / u64::from(to.hz()) + 1;
+                let samples = (u64::from(argument) * 16).min(most) as usize * channels.count();
+                let value = i16::from_be_bytes([what, argument]);
+                let input: Vec<i16> = (0..samples)
+                    .map(|at| if at % 3 == 0 { value } else { i16::MIN + at as i16 })
+                    .collect();
+                let copies = resampler.is_bypass();
+                resampler.process(&input, &mut out);
+                assert!(!copies || out == input, "a copy is exact");
+                assert_eq!(out.len() % channels.count(), 0, "whole samples");
+                taken += (samples / channels.count()) as u64;
+                given += (out.len() / channels.count()) as u64;
+            }
+        }
+        assert!(resampler.correction_ppm().abs() <= CORRECTION_PPM_MAX);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

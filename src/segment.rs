@@ -9,9 +9,9 @@
 
 use crate::ascii::{self, Asciializer};
 use crate::units::{Channels, Format, SampleRate, Sequence};
-use crate::wire::STRING_OCTETS_MAX;
-use flate2::Compression;
-use flate2::read::{ZlibDecoder, ZlibEncoder};
+use crate::wire::{STRING_OCTETS_MAX, TXT_RECORD_OCTETS};
+use flate2::read::ZlibDecoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 use std::fmt;
 use std::io::Read;
 use std::time::Duration;
@@ -24,6 +24,11 @@ pub const PREFIX_CHARS: usize = 3 + SEPARATOR.len();
 pub const PACKETS_MAX: usize = 100;
 /// Highest index that is believed; beyond three digits no peer was ever seen.
 const INDEX_MAX: usize = 999;
+/// Highest number that is believed of a server, so that a listener can reckon ahead of it. From
+/// 1970 on, ten numbers a second take fifty billion years to get there.
+pub const SEQUENCE_MAX: Sequence = u64::MAX - (1 << 32);
+/// Numbers that are tried to be listed; not half of them ever fit one string.
+const LIST_NUMBERS_MAX: u64 = 256;
 /// Longest list that is read, in octets after decompression: 2,500 numbers of 20 digits.
 const LIST_OCTETS_MAX: usize = 52_500;
 
@@ -36,6 +41,8 @@ pub struct PackLimits {
     pub segment_octets_max: usize,
     /// Most packets in one segment, 1 to [`PACKETS_MAX`].
     pub packets_max: usize,
+    /// Most octets of one segment's records in an answer; `usize::MAX` for no limit.
+    pub records_octets_max: usize,
 }
 
 impl PackLimits {
@@ -59,6 +66,8 @@ pub struct Packer {
     open: Segment,
     /// Sum of the open segment's texts, prefixes not counted.
     text_octets: usize,
+    /// Octets of the open segment's records in an answer.
+    records_octets: usize,
 }
 
 impl Packer {
@@ -69,7 +78,7 @@ impl Packer {
     pub fn new(limits: PackLimits) -> Packer {
         assert!((PREFIX_CHARS + 1..=STRING_OCTETS_MAX).contains(&limits.string_octets_max));
         assert!((1..=PACKETS_MAX).contains(&limits.packets_max));
-        Packer { limits, open: Segment::default(), text_octets: 0 }
+        Packer { limits, open: Segment::default(), text_octets: 0, records_octets: 0 }
     }
 
     /// Adds a text, and returns the segment that this closed: the one before, when the text does
@@ -80,13 +89,16 @@ impl Packer {
     pub fn push(&mut self, text: &[u8]) -> Option<Segment> {
         assert!(text.len() <= self.limits.text_chars_max(), "a text fits its string");
         let octets = self.text_octets + PREFIX_CHARS + text.len();
-        let full = octets > self.limits.segment_octets_max && !self.open.strings.is_empty();
+        let record_octets = TXT_RECORD_OCTETS + PREFIX_CHARS + text.len();
+        let full = octets > self.limits.segment_octets_max
+            || self.records_octets + record_octets > self.limits.records_octets_max;
         let closed = if full { self.take() } else { None };
         let mut string = format!("{:03}", self.open.strings.len()).into_bytes();
         string.extend_from_slice(SEPARATOR);
         string.extend_from_slice(text);
         self.open.strings.push(string);
         self.text_octets += text.len();
+        self.records_octets += record_octets;
         if self.open.strings.len() < self.limits.packets_max {
             return closed;
         }
@@ -97,6 +109,7 @@ impl Packer {
     /// The open segment, if it holds anything; for the end of the stream.
     pub fn take(&mut self) -> Option<Segment> {
         self.text_octets = 0;
+        self.records_octets = 0;
         let segment = std::mem::take(&mut self.open);
         (!segment.strings.is_empty()).then_some(segment)
     }
@@ -161,31 +174,53 @@ fn split_string(string: &[u8]) -> Option<(usize, &[u8])> {
     Some((index, text))
 }
 
-/// Encodes the numbers `oldest` to `newest` as the one string of `sequence` (protocol 1.4), and
-/// counts how many of the oldest had to be left out to fit it.
+/// Writes sequence lists (protocol 1.4). It is kept, because the compressor's tables are a third of
+/// a megabyte, and to fetch and clear them takes longer than to compress a list.
+#[derive(Debug)]
+pub struct ListEncoder(Compress);
+
+impl Default for ListEncoder {
+    fn default() -> ListEncoder {
+        ListEncoder(Compress::new(Compression::best(), true))
+    }
+}
+
+impl ListEncoder {
+    /// Encodes the numbers `oldest` to `newest` as the one string of `sequence`, and counts how
+    /// many of the oldest had to be left out to fit it.
+    ///
+    /// # Panics
+    /// When `oldest` is after `newest`.
+    pub fn encode(&mut self, oldest: Sequence, newest: Sequence) -> (Vec<u8>, u64) {
+        assert!(oldest <= newest);
+        let tried = oldest.max(newest.saturating_sub(LIST_NUMBERS_MAX - 1));
+        let whole = encode_numbers(&mut self.0, tried, newest);
+        if whole.len() <= STRING_OCTETS_MAX {
+            return (whole, tried - oldest);
+        }
+        // The length grows with the count, but for single octets: halve, then creep to what fits.
+        let (mut fits, mut over) = (newest, tried);
+        while fits - over > 1 {
+            let middle = over + (fits - over) / 2;
+            if encode_numbers(&mut self.0, middle, newest).len() <= STRING_OCTETS_MAX {
+                fits = middle;
+            } else {
+                over = middle;
+            }
+        }
+        (encode_numbers(&mut self.0, fits, newest), fits - oldest)
+    }
+}
+
+/// Encodes one list; see [`ListEncoder::encode`].
 ///
 /// # Panics
 /// When `oldest` is after `newest`.
 pub fn encode_list(oldest: Sequence, newest: Sequence) -> (Vec<u8>, u64) {
-    assert!(oldest <= newest);
-    let whole = encode_numbers(oldest, newest);
-    if whole.len() <= STRING_OCTETS_MAX {
-        return (whole, 0);
-    }
-    // The length grows with the count, but for single octets: halve, then creep to what fits.
-    let (mut fits, mut over) = (newest, oldest);
-    while fits - over > 1 {
-        let middle = over + (fits - over) / 2;
-        if encode_numbers(middle, newest).len() <= STRING_OCTETS_MAX {
-            fits = middle;
-        } else {
-            over = middle;
-        }
-    }
-    (encode_numbers(fits, newest), fits - oldest)
+    ListEncoder::default().encode(oldest, newest)
 }
 
-fn encode_numbers(oldest: Sequence, newest: Sequence) -> Vec<u8> {
+fn encode_numbers(compress: &mut Compress, oldest: Sequence, newest: Sequence) -> Vec<u8> {
     let mut list = String::new();
     for number in oldest..=newest {
         if !list.is_empty() {
@@ -193,10 +228,11 @@ fn encode_numbers(oldest: Sequence, newest: Sequence) -> Vec<u8> {
         }
         list.push_str(&number.to_string());
     }
-    let mut compressed = Vec::new();
-    ZlibEncoder::new(list.as_bytes(), Compression::best())
-        .read_to_end(&mut compressed)
-        .expect("reading from memory does not fail");
+    compress.reset();
+    // Digits never grow; the header and checksum of zlib are six octets.
+    let mut compressed = Vec::with_capacity(list.len() + 64);
+    let status = compress.compress_vec(list.as_bytes(), &mut compressed, FlushCompress::Finish);
+    assert_eq!(status.ok(), Some(Status::StreamEnd), "there is room for all of it");
     let mut text = Vec::new();
     ascii::base91_encode(&compressed, &mut text);
     text
@@ -258,7 +294,8 @@ pub fn decode_list(string: &[u8]) -> Result<Vec<Sequence>, RecordError> {
     }
     let mut numbers = Vec::with_capacity(list.len() / 2);
     for digits in list.split(|&octet| octet == b',') {
-        numbers.push(parse_number(digits).ok_or(RecordError::Number)?);
+        let number = parse_number(digits).filter(|&number| number <= SEQUENCE_MAX);
+        numbers.push(number.ok_or(RecordError::Number)?);
     }
     numbers.sort_unstable();
     numbers.dedup();
@@ -405,7 +442,7 @@ impl NowRecord {
     /// As [`ConfigRecord::parse`].
     pub fn parse(value: &[u8]) -> Result<NowRecord, RecordError> {
         let pairs = Pairs::new(value)?;
-        let next = pairs.number("next", 0, u64::MAX)?;
+        let next = pairs.number("next", 0, SEQUENCE_MAX)?;
         let age = match pairs.get("age") {
             Some(_) => Some(Duration::from_millis(pairs.number("age", 0, u64::MAX)?)),
             None => None,
@@ -524,11 +561,12 @@ pub fn fuzz_list(octets: &[u8]) {
     if let Ok(numbers) = decode_list(octets) {
         assert!(numbers.is_sorted() && numbers.len() <= LIST_OCTETS_MAX);
     }
-    if let Some((first, count)) = octets.first_chunk::<9>().and_then(|nine| nine.split_last_chunk())
-    {
-        let [count] = *count;
+    // Compressing is slow: only what looks like a number and a count is listed.
+    if let ([first @ .., count], 9) = (octets, octets.len()) {
+        let count = *count;
         let oldest = first.iter().fold(0, |sum, &octet| sum << 8 | u64::from(octet));
-        let newest = oldest.saturating_add(u64::from(count));
+        let oldest = oldest.min(SEQUENCE_MAX - u64::from(count));
+        let newest = oldest + u64::from(count);
         let (text, left_out) = encode_list(oldest, newest);
         assert!(text.len() <= STRING_OCTETS_MAX);
         let numbers = decode_list(&text).expect("our own list is read");
@@ -561,8 +599,12 @@ pub fn fuzz_records(octets: &[u8]) {
 mod tests {
     use super::*;
 
-    const LIMITS: PackLimits =
-        PackLimits { string_octets_max: 250, segment_octets_max: 2000, packets_max: 12 };
+    const LIMITS: PackLimits = PackLimits {
+        string_octets_max: 250,
+        segment_octets_max: 2000,
+        packets_max: 12,
+        records_octets_max: usize::MAX,
+    };
 
     fn base91() -> Box<dyn Asciializer> {
         ascii::AsciiKind::Base91.build()
@@ -614,6 +656,24 @@ mod tests {
     }
 
     #[test]
+    fn z7_a_segment_closes_when_its_records_would_outgrow_the_answer() {
+        // Three records of 13 + 6 + 100 octets.
+        for (room, in_segment) in [(3 * 119 - 1, 2), (3 * 119, 3), (4 * 119 - 1, 3)] {
+            let mut packer = Packer::new(PackLimits { records_octets_max: room, ..LIMITS });
+            for _ in 0..in_segment {
+                assert_eq!(packer.push(&[b'x'; 100]), None);
+            }
+            let closed = packer.push(&[b'y'; 100]).unwrap();
+            assert_eq!(closed.strings.len(), in_segment);
+            let mut records = Vec::new();
+            for string in &closed.strings {
+                crate::wire::write_txt_record(&mut records, 10, string);
+            }
+            assert_eq!(records.len(), in_segment * 119);
+        }
+    }
+
+    #[test]
     fn a_text_larger_than_a_segment_stands_alone() {
         let mut packer = Packer::new(PackLimits { segment_octets_max: 100, ..LIMITS });
         assert_eq!(packer.push(&[b'x'; 244]), None);
@@ -657,7 +717,7 @@ mod tests {
             (17_000_000_000, 75),
             (17_000_000_000, 1000),
             ((1 << 63) - 500, 1000),
-            (u64::MAX - 999, 1000),
+            (SEQUENCE_MAX - 999, 1000),
         ] {
             let (text, left_out) = encode_list(oldest, oldest + (count - 1));
             assert!(text.len() <= STRING_OCTETS_MAX, "{count} from {oldest}: {}", text.len());
@@ -666,13 +726,24 @@ mod tests {
             assert_eq!(left_out > 0, count == 1000);
             assert!(numbers.len() >= count.min(75) as usize);
         }
+        // However large the window is, no more is tried than could fit.
+        for oldest in [0, 900, 17_000_000_000, 1 << 63] {
+            let (text, left_out) = encode_list(oldest, oldest + 1_000_000);
+            let listed = 1_000_001 - left_out;
+            assert!((75..LIST_NUMBERS_MAX * 2 / 3).contains(&listed), "{listed} from {oldest}");
+            assert_eq!(decode_list(&text).unwrap().len() as u64, listed);
+        }
+        let (beyond, _) = encode_list(SEQUENCE_MAX, SEQUENCE_MAX + 1);
+        assert_eq!(decode_list(&beyond), Err(RecordError::Number));
     }
 
     #[test]
     fn a_bomb_in_a_list_is_cut_off() {
         let mut compressed = Vec::new();
         let zeros = vec![b'1'; 10_000_000];
-        ZlibEncoder::new(&*zeros, Compression::best()).read_to_end(&mut compressed).unwrap();
+        flate2::read::ZlibEncoder::new(&*zeros, Compression::best())
+            .read_to_end(&mut compressed)
+            .unwrap();
         let mut text = Vec::new();
         base91().encode(&compressed, &mut text);
         assert_eq!(decode_list(&text), Err(RecordError::TooLong));
@@ -726,8 +797,8 @@ mod tests {
     fn now_is_read_back() {
         let mut now = NowRecord {
             id: u32::MAX,
-            first: u64::MAX - 1,
-            next: u64::MAX,
+            first: SEQUENCE_MAX - 1,
+            next: SEQUENCE_MAX,
             age: Some(Duration::from_millis(u64::MAX)),
             clock_ms: u64::MAX,
             ended: true,
@@ -739,6 +810,11 @@ mod tests {
             assert!(value.len() <= NowRecord::OCTETS_MAX);
             assert_eq!(NowRecord::parse(&value), Ok(now));
         }
+        // Found by fuzzing: the listener's next number overflowed.
+        now.next = SEQUENCE_MAX + 1;
+        let mut value = Vec::new();
+        now.write(&mut value);
+        assert_eq!(NowRecord::parse(&value), Err(RecordError::Value("next")));
         let backward = b"v=1;id=00000000;first=9;next=8;clock=0";
         assert_eq!(NowRecord::parse(backward), Err(RecordError::Value("first")));
     }

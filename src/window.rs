@@ -5,7 +5,7 @@
 //! missing, nor a half-built zone. Answers are prebuilt octets, owner names as pointers to the
 //! question, so that answering is copying. No clock, no socket: `now` is an argument.
 
-use crate::segment::{self, Segment};
+use crate::segment::{ListEncoder, Segment};
 use crate::units::{Moment, SampleRate, Sequence};
 use crate::wire;
 use std::collections::VecDeque;
@@ -132,6 +132,11 @@ pub struct Window {
     /// Those that left it, with the time when they did, oldest first.
     leaving: VecDeque<(Instant, Arc<PublishedSegment>)>,
     next: Sequence,
+    /// The record of `sequence`; `None` before the first publication.
+    list: Option<Box<[u8]>>,
+    /// Numbers that the list had no room for.
+    left_out: u64,
+    list_encoder: ListEncoder,
     changed: Instant,
     serial: u32,
     ended: bool,
@@ -158,6 +163,9 @@ impl Window {
             listed: VecDeque::with_capacity(capacity + 1),
             leaving: VecDeque::new(),
             next: first,
+            list: None,
+            left_out: 0,
+            list_encoder: ListEncoder::default(),
             changed: now.instant,
             serial: serial(now.unix_ms),
             ended: false,
@@ -187,6 +195,10 @@ impl Window {
             self.leaving.pop_front();
         }
         self.next += 1;
+        let (list, left_out) = self.list_encoder.encode(self.first(), sequence);
+        let mut records = Vec::new();
+        wire::write_txt_record(&mut records, LIST_TTL, &list);
+        (self.list, self.left_out) = (Some(records.into()), left_out);
         self.changed = now.instant;
         // Never backward, whatever the wall clock does (RFC 1982 §3.2).
         let step = serial(now.unix_ms).wrapping_sub(self.serial);
@@ -199,6 +211,11 @@ impl Window {
         self.ended = true;
     }
 
+    /// Number of the oldest segment in the window; equals the next one's while there is none.
+    fn first(&self) -> Sequence {
+        self.next - self.listed.len() as u64
+    }
+
     /// The real time that the window's sound lasts.
     pub fn duration(&self) -> Duration {
         self.rate.duration(self.listed.iter().map(|segment| segment.samples).sum())
@@ -208,21 +225,12 @@ impl Window {
     pub fn snapshot(&self) -> Snapshot {
         let leaving = self.leaving.iter().map(|(_, segment)| segment);
         let segments: Box<[_]> = leaving.chain(&self.listed).cloned().collect();
-        let first = self.next - self.listed.len() as u64;
-        let mut left_out = 0;
-        let list = (first < self.next).then(|| {
-            let (string, over) = segment::encode_list(first, self.next - 1);
-            left_out = over;
-            let mut records = Vec::new();
-            wire::write_txt_record(&mut records, LIST_TTL, &string);
-            records.into_boxed_slice()
-        });
         Snapshot {
             segments,
-            first,
+            first: self.first(),
             next: self.next,
-            list,
-            left_out,
+            list: self.list.clone(),
+            left_out: self.left_out,
             serial: self.serial,
             changed: self.changed,
             segment_duration_max: self.segment_duration_max,
@@ -260,7 +268,7 @@ pub fn fuzz_window(operations: &[u8]) {
     let mut now = Moment { instant: Instant::now(), unix_ms: 1 << 40 };
     let longest = Duration::from_millis(720);
     let mut window = Window::new(capacity, SampleRate::HZ_16000, longest, 7, now);
-    for &operation in operations.iter().skip(1).take(2000) {
+    for &operation in operations.iter().skip(1).take(400) {
         let before = window.snapshot();
         match operation % 4 {
             0 => now.instant += Duration::from_millis(u64::from(operation) * 40),

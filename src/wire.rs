@@ -617,6 +617,27 @@ impl<'a> Query<'a> {
     }
 }
 
+/// The truncated form of a response: header, question and OPT, with TC set; `None` when it cannot be
+/// read.
+pub fn truncated(response: &[u8]) -> Option<Vec<u8>> {
+    let question = Question::read(response).ok()?;
+    let mut position = HEADER_OCTETS + question.octets.len();
+    let mut out = response[..position].to_vec();
+    out[2..4].copy_from_slice(&(u16_at(response, 2).ok()? | FLAG_TC).to_be_bytes());
+    out[6..12].fill(0);
+    for section in 0..3 {
+        for _ in 0..u16_at(response, 6 + 2 * section).ok()? {
+            let (rtype, end) = skip_record(response, position).ok()?;
+            if rtype == Rtype::OPT {
+                out.extend_from_slice(&response[position..end]);
+                out[11] = 1;
+            }
+            position = end;
+        }
+    }
+    Some(out)
+}
+
 /// The type of the record at `at`, and the offset of what follows it.
 fn skip_record(message: &[u8], at: usize) -> Result<(Rtype, usize), ParseError> {
     let position = skip_name(message, at)?;
@@ -665,6 +686,10 @@ impl QueryTemplate {
         }
     }
 }
+
+/// Octets of a record of [`write_txt_record`] beside its string: owner, type, class, TTL, rdata
+/// length, string length.
+pub const TXT_RECORD_OCTETS: usize = 2 + 2 + 2 + 4 + 2 + 1;
 
 /// Appends a TXT record of one string to `out`, its owner a pointer to the question (RFC 1035
 /// §4.1.4), ready to be copied behind any question for it.
@@ -1022,6 +1047,22 @@ mod tests {
         assert!(Name::read(&chain, 1 + 2 * 15).is_ok());
         let error = Name::read(&chain, 1 + 2 * 16);
         assert_eq!(error.err(), Some(ParseError::BadPointer { at: 1 }));
+    }
+
+    #[test]
+    fn a_response_is_truncated_to_question_and_opt() {
+        let mut message = header(FLAG_QR | FLAG_AA, [1, 2, 0, 1]);
+        message.extend_from_slice(name("x.example").wire());
+        message.extend_from_slice(&[0, 16, 0, 1]);
+        let mut short = message.clone();
+        record(&mut message, &[0xC0, 12], Rtype::TXT, 30, b"\x01a");
+        record(&mut message, &[0xC0, 12], Rtype::TXT, 30, b"\x01b");
+        record(&mut message, &[0], Rtype::OPT, 0, b"options");
+        record(&mut short, &[0], Rtype::OPT, 0, b"options");
+        short[2..4].copy_from_slice(&(FLAG_QR | FLAG_AA | FLAG_TC).to_be_bytes());
+        short[7] = 0;
+        assert_eq!(truncated(&message).unwrap(), short);
+        assert_eq!(truncated(&message[..message.len() - 1]), None);
     }
 
     #[test]

@@ -190,6 +190,18 @@ impl Outcome {
         Outcome::Truncated,
     ];
 
+    /// Whether nothing but an error was answered, as is counted against those who provoke it.
+    pub fn is_error(self) -> bool {
+        matches!(
+            self,
+            Outcome::Refused
+                | Outcome::FormErr
+                | Outcome::NotImp
+                | Outcome::BadVers
+                | Outcome::NotAuth
+        )
+    }
+
     /// The kind's name in reports and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -338,6 +350,8 @@ struct Response<'a, 'b> {
     cookie: Option<[u8; CLIENT_COOKIE_OCTETS + SERVER_COOKIE_OCTETS]>,
     /// Whether OPT carries options; a response to another EDNS version has none.
     options: bool,
+    /// Whether nothing is carried but what must be.
+    brief: bool,
 }
 
 impl<'a, 'b> Response<'a, 'b> {
@@ -361,6 +375,7 @@ impl<'a, 'b> Response<'a, 'b> {
             verified: request.transport == Transport::Tcp,
             cookie: None,
             options: true,
+            brief: false,
         }
     }
 
@@ -378,7 +393,11 @@ impl<'a, 'b> Response<'a, 'b> {
             return self.fail(Rcode::NOTAUTH, Outcome::NotAuth);
         }
         let Some(question) = self.query.question else {
-            return Filled::Done(Outcome::Apex);
+            // Asked for nothing but a cookie.
+            return match self.cookie {
+                Some(_) => Filled::Done(Outcome::Apex),
+                None => self.fail(Rcode::FORMERR, Outcome::FormErr),
+            };
         };
         if question.qclass == CLASS_CH {
             return self.fill_chaos(&question);
@@ -456,6 +475,16 @@ impl<'a, 'b> Response<'a, 'b> {
                             self.counts[2] += 1;
                         }
                     }
+                }
+            }
+            Rtype::A | Rtype::AAAA => {
+                // The root may be the name of its own server.
+                let root = &self.zone.root;
+                match self.zone.name_servers.iter().find(|server| server.name == *root) {
+                    Some(server) => {
+                        return self.fill_addresses(snapshot, question, apex, server);
+                    }
+                    None => return self.deny(snapshot, apex, SOA_TTL, Outcome::NoData),
                 }
             }
             _ => return self.deny(snapshot, apex, SOA_TTL, Outcome::NoData),
@@ -645,6 +674,8 @@ impl<'a, 'b> Response<'a, 'b> {
         if outcome == Outcome::Truncated || too_long || unpaid {
             self.out.truncate(head);
             self.counts = [0; 3];
+            // An identifier of any length has no place where every octet counts (row S06).
+            self.brief = true;
             if unpaid && self.cookie.is_some() {
                 self.rcode = Rcode::BADCOOKIE;
                 self.authoritative = false;
@@ -683,7 +714,8 @@ impl<'a, 'b> Response<'a, 'b> {
     }
 
     fn nsid(&self) -> Option<&'a str> {
-        let asked = self.options && self.query.edns.is_some_and(|edns| edns.nsid);
+        let wanted = self.options && !self.brief;
+        let asked = wanted && self.query.edns.is_some_and(|edns| edns.nsid);
         self.zone.server_id.as_deref().filter(|_| asked)
     }
 
@@ -1051,6 +1083,53 @@ mod tests {
             assert_eq!((asked.outcome(), asked.counts()), (Outcome::Refused, [1, 0, 0, 1]));
             assert_eq!(asked.message[2] & 0x04, 0, "AA is clear");
         }
+    }
+
+    /// Asks a zone that was changed for the purpose.
+    fn ask_changed(change: fn(&mut Zone), message: &[u8], transport: Transport) -> Asked {
+        let now = Moment { instant: Instant::now(), unix_ms: 1_700_000_000_000 };
+        let (mut zone, snapshot) = tests_support::zone_and_snapshot(now);
+        change(&mut zone);
+        let client = [127, 0, 0, 1].into();
+        let request = Request { message, transport, client, now, may_hold: false, limited: false };
+        let mut out = Vec::new();
+        let disposition = zone.respond(&snapshot, &request, &mut out);
+        Asked { disposition, message: out }
+    }
+
+    #[test]
+    fn n11_the_root_may_be_its_own_name_server() {
+        let mut message = Vec::new();
+        template("music.example.com", Rtype::A).write(1, &mut message);
+        let own = |zone: &mut Zone| zone.name_servers[0].name = zone.root.clone();
+        assert_eq!(ask_changed(own, &message, UDP).counts(), [1, 1, 0, 1]);
+        assert_eq!(ask_changed(|_| (), &message, UDP).counts(), [1, 0, 1, 1]);
+    }
+
+    #[test]
+    fn s06_a_truncated_answer_carries_no_identifier() {
+        let mut message = Vec::new();
+        template("seq_102.music.example.com", Rtype::TXT).write(1, &mut message);
+        let options = message.len() - 2;
+        message[options..].copy_from_slice(&[0, 4]);
+        message.extend_from_slice(&[0, 3, 0, 0]);
+        let named = |zone: &mut Zone| zone.server_id = Some("n".repeat(300));
+        let truncated = ask_changed(named, &message, UDP);
+        assert_eq!(truncated.outcome(), Outcome::Truncated);
+        assert!(truncated.message.len() <= message.len());
+        let whole = ask_changed(named, &message, Transport::Tcp);
+        assert_eq!(whole.outcome(), Outcome::Segment);
+        assert_eq!(whole.message[whole.message.len() - 300..], [b'n'; 300]);
+    }
+
+    #[test]
+    fn q02_nothing_is_asked_for_where_cookies_are_off() {
+        let mut message = vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8]);
+        message.extend_from_slice(&[7; 8]);
+        assert_eq!(ask_changed(|_| (), &message, UDP).outcome(), Outcome::Apex);
+        let off = ask_changed(|zone| zone.cookies = None, &message, UDP);
+        assert_eq!((off.outcome(), off.counts()), (Outcome::FormErr, [0, 0, 0, 1]));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use aodns::ascii::AsciiKind;
 mod json;
 use json::Json;
 
+#[path = "support/listing.rs"]
+mod seed;
+
 const BASE91: &str = include_str!("vectors/base91.json");
 const RESPONSES: &str = include_str!("vectors/responses.json");
 const SEED_LISTING: &str = include_str!("vectors/seed_listing.txt");
@@ -89,38 +92,13 @@ fn every_published_text_is_its_packet() {
 
 /// The strings of the listing with index and text, in the order of the listing.
 fn listing() -> Vec<(usize, Vec<u8>)> {
-    let answers = SEED_LISTING.lines().filter(|line| line.contains(" IN TXT "));
-    let strings = answers.map(|line| {
-        let (_, quoted) = line.split_once("TXT").expect("a TXT record");
-        let quoted = quoted.trim().strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"'));
-        let string = unescape(quoted.expect("one string in quotes"));
+    let strings = seed::strings(SEED_LISTING).into_iter().map(|string| {
         let (index, rest) = string.split_at(3);
         let text = rest.strip_prefix(b"'''").expect("three quotes after the index");
         let index = std::str::from_utf8(index).expect("digits").parse().expect("digits");
         (index, text.to_vec())
     });
     strings.collect()
-}
-
-/// Undoes RFC 1035 §5.1: `\DDD` and `\X`.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        match (first, rest) {
-            (b'\\', [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', after @ ..]) => {
-                octets.push((a - b'0') * 100 + (b - b'0') * 10 + (c - b'0'));
-                rest = after;
-            }
-            (b'\\', [literal, after @ ..]) => {
-                octets.push(*literal);
-                rest = after;
-            }
-            _ => octets.push(*first),
-        }
-    }
-    octets
 }
 
 #[test]
@@ -141,7 +119,7 @@ fn the_seed_listing_is_nineteen_packets_in_any_order() {
 
 #[test]
 fn backslashes_of_a_listing_are_undone() {
-    assert_eq!(unescape(r#"a\"b\\c\0009\255"#), b"a\"b\\c\x009\xff");
+    assert_eq!(seed::unescape(r#"a\"b\\c\0009\255"#), b"a\"b\\c\x009\xff");
 }
 
 #[cfg(feature = "opus")]

@@ -178,6 +178,9 @@ impl Follower {
                 } else if matches!(self.mode, Mode::Joining) && self.config.is_some() {
                     // `config` without `now`: something between us keeps it. The list will do.
                     self.begin_list(now);
+                } else if matches!(self.mode, Mode::Joining) {
+                    // Should `config` come after all, this is asked again.
+                    self.polls[NOW].plan(now + MISS_WAIT[0]);
                 }
                 return if parsed.is_some() { Use::Useless } else { Use::Useful };
             }

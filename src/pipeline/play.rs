@@ -52,6 +52,8 @@ pub struct PlayStatus {
     /// By how much playing is sped up now, in parts per million; 0 while the sound is exactly what
     /// was decoded.
     pub correction_ppm: f64,
+    /// Times that the sink had nothing to play.
+    pub underruns: u64,
     /// When the last sound was written that was no concealment.
     pub last_sound: Option<Instant>,
     /// From capture to the sink's output, if the server tells enough to know.
@@ -299,10 +301,12 @@ impl Player<'_> {
     fn report(&mut self, correction_ppm: f64) {
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
+        let underruns = self.sink.underruns();
         let written = self.rate.duration(self.written_samples);
         let mut status = self.status();
         status.playout = self.buffer.stats();
         status.undecodable = self.undecodable;
+        status.underruns = underruns;
         status.wrong_duration = self.wrong_duration;
         status.target = self.buffer.steering().target();
         status.drift_ppm = self.buffer.steering().drift_ppm();

@@ -1,0 +1,239 @@
+//! `aodns listen`: a listener until the stream ends, its time is over, or somebody wants it to stop.
+
+use super::console::{Console, Json};
+use super::failure::Failure;
+use super::json;
+use super::listen_args::ListenJob;
+use super::log::Throttle;
+use super::report;
+use super::signals::Signals;
+use super::sound;
+use super::values::Asked;
+use aodns::audio::SinkKind;
+use aodns::client::{Client, ClientStats};
+use aodns::error::Error;
+use aodns::follow::Trouble;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// Between two looks at whether to stop.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two status lines.
+const SECOND: Duration = Duration::from_secs(1);
+/// Gaps that are explained in a second.
+const GAPS_MAX: usize = 3;
+/// Where the system keeps the addresses of its resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Listens.
+///
+/// # Errors
+/// What the library could not do, and a closed standard output.
+pub fn run(job: ListenJob) -> Result<(), Failure> {
+    let json = json_to(job.json, &job.sink);
+    let mut console = Console::new(json, job.quiet);
+    let failed = |error: Error| sound::sink_failure(&job.sink, &error);
+    let sink = sound::sink(&job.sink)?;
+    let mut config = job.config.clone();
+    config.servers = look_up(&job.servers, job.port)?;
+    let signals = Signals::install()?;
+    let client = Client::start(config, sink).map_err(failed)?;
+    let stopped = watch(&job, &client, &signals, &mut console);
+    let last = client.stop().map_err(failed)?;
+    let stopped = stopped?;
+    console.say(&format!("listened\n{}", report::client_report(&last)));
+    console.json(&json::event("report", report::client_fields(&last)))?;
+    match (stopped, last.first_sound) {
+        (Stopped::Over, None) => Err(Failure::Runtime(silence(&job, &last))),
+        _ => Ok(()),
+    }
+}
+
+/// JSON goes where the sound does not.
+pub fn json_to(wanted: bool, sink: &SinkKind) -> Json {
+    match (wanted, sink) {
+        (false, _) => Json::Off,
+        (true, SinkKind::Raw) => Json::Stderr,
+        (true, _) => Json::Stdout,
+    }
+}
+
+fn silence(job: &ListenJob, last: &ClientStats) -> String {
+    let trouble =
+        last.play.trouble.map_or("no sound yet".into(), |(t, _)| report::trouble_words(t));
+    let elapsed = report::short(last.elapsed);
+    format!("heard nothing of {} in {elapsed}: {trouble} ({})", job.config.root, last.server)
+}
+
+/// Why the listener stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// Somebody wants it.
+    Wanted,
+    /// `--duration` is over.
+    Over,
+    /// The stream ended, or the listener failed.
+    Finished,
+}
+
+fn watch(
+    job: &ListenJob,
+    client: &Client,
+    signals: &Signals,
+    console: &mut Console,
+) -> Result<Stopped, Failure> {
+    let started = Instant::now();
+    let mut shown = started;
+    let mut news = News::default();
+    loop {
+        std::thread::sleep(PAUSE);
+        let now = Instant::now();
+        if signals.stop_wanted() {
+            return Ok(Stopped::Wanted);
+        }
+        if client.is_finished() {
+            return Ok(Stopped::Finished);
+        }
+        if job.duration.is_some_and(|duration| now >= started + duration) {
+            return Ok(Stopped::Over);
+        }
+        if now < shown + SECOND {
+            continue;
+        }
+        shown = now;
+        let stats = client.stats();
+        news.tell(&stats, now, job.verbose, console);
+        if job.verbose && !console.is_terminal() {
+            console.say(&report::client_line(&stats));
+        }
+        console.status(&report::client_line(&stats));
+        if console.is_json() {
+            console.json(&json::event("status", report::client_fields(&stats)))?;
+        }
+    }
+}
+
+/// What was told already.
+#[derive(Default)]
+struct News {
+    stream: Option<String>,
+    trouble: Option<Trouble>,
+    troubles: Throttle,
+    /// Where the last gap told of began.
+    gap: Option<Duration>,
+}
+
+impl News {
+    /// Tells what changed since the last time.
+    fn tell(&mut self, stats: &ClientStats, now: Instant, verbose: bool, console: &mut Console) {
+        let stream = stats.play.stream.as_ref().map(report::stream_words);
+        if stream != self.stream {
+            if let Some(stream) = &stream {
+                console.say(&format!("stream {stream}, from {}", stats.server));
+            }
+            self.stream = stream;
+        }
+        let trouble = stats.play.trouble.map(|(trouble, _)| trouble);
+        if trouble != self.trouble && self.troubles.pass(now).is_some() {
+            match trouble {
+                Some(trouble) => {
+                    let words = report::trouble_words(trouble);
+                    console.say(&format!("waiting: {words} ({})", stats.server));
+                }
+                None => console.say("going on"),
+            }
+            self.trouble = trouble;
+        }
+        if verbose {
+            self.tell_gaps(stats, console);
+        }
+    }
+
+    fn tell_gaps(&mut self, stats: &ClientStats, console: &mut Console) {
+        let gaps = &stats.play.gaps;
+        let fresh: Vec<_> =
+            gaps.iter().filter(|report| self.gap.is_none_or(|last| report.at > last)).collect();
+        for report in fresh.iter().take(GAPS_MAX) {
+            console.say(&report::gap_words(report));
+        }
+        if fresh.len() > GAPS_MAX {
+            console.say(&format!("and {} gaps more", fresh.len() - GAPS_MAX));
+        }
+        self.gap = gaps.back().map(|report| report.at).or(self.gap);
+    }
+}
+
+/// The addresses of all servers, in the order in which they were named, each once.
+fn look_up(servers: &[Asked], port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for server in servers {
+        let found = match server {
+            Asked::System => system_servers(port)?,
+            Asked::Host(host, own) => host_addresses(host, own.unwrap_or(port))?,
+        };
+        for address in found {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+fn host_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let attempt = || format!("cannot look up server {}", super::console::escape(host));
+    let found: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|cause| {
+            Failure::Runtime(format!("{}: {cause}; its address works without a look-up", attempt()))
+        })?
+        .collect();
+    match found.is_empty() {
+        true => Err(Failure::Runtime(format!("{}: it has no address", attempt()))),
+        false => Ok(found),
+    }
+}
+
+fn system_servers(port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let text = std::fs::read_to_string(RESOLV_CONF).map_err(|cause| {
+        let cause = cause.to_string().to_lowercase();
+        Failure::Runtime(format!("cannot read {RESOLV_CONF}: {cause}; name a resolver instead"))
+    })?;
+    let mut addresses = Vec::new();
+    for host in name_servers(&text) {
+        // By way of the system, as a link-local address comes with the name of its link.
+        addresses.extend(host_addresses(host, port)?);
+    }
+    match addresses.is_empty() {
+        true => Err(Failure::Runtime(format!("{RESOLV_CONF} names no server; name one instead"))),
+        false => Ok(addresses),
+    }
+}
+
+/// The words after `nameserver` (resolv.conf(5)).
+fn name_servers(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_found_among_the_rest() {
+        let text = "# nameserver 192.0.2.9\nsearch x\n nameserver  192.0.2.1 # x\nnameserver\n\
+                    nameserver fe80::1%1\noptions edns0\n";
+        assert_eq!(name_servers(text).collect::<Vec<_>>(), ["192.0.2.1", "fe80::1%1"]);
+    }
+
+    #[test]
+    fn addresses_are_asked_once_each() {
+        let host = |host: &str, port| Asked::Host(host.into(), port);
+        let asked = [host("192.0.2.1", None), host("::1", Some(54)), host("192.0.2.1", Some(53))];
+        let found = look_up(&asked, 53).unwrap();
+        assert_eq!(found, ["192.0.2.1:53".parse().unwrap(), "[::1]:54".parse().unwrap()]);
+    }
+}

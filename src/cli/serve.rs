@@ -1,0 +1,207 @@
+//! `aodns serve`: a server until its source ends, its time is over, or somebody wants it to stop.
+
+use super::console::{Console, Json};
+use super::failure::Failure;
+use super::json::{self, Value};
+use super::log::{Level, Throttle};
+use super::metrics::Metrics;
+use super::report;
+use super::serve_args::ServeJob;
+use super::signals::Signals;
+use super::sound;
+use aodns::error::Error;
+use aodns::responder::limit::Limited;
+use aodns::server::{Server, ServerConfig};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Between two looks at whether to stop.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two status lines.
+const SECOND: Duration = Duration::from_secs(1);
+/// Between two counter lines at level `info`.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Limited prefixes that are named in a line.
+const NAMED_MAX: usize = 4;
+
+/// Serves.
+///
+/// # Errors
+/// What the library could not do, and a closed standard output.
+pub fn run(job: ServeJob) -> Result<(), Failure> {
+    let json = if job.json { Json::Stdout } else { Json::Off };
+    let mut console = Console::new(json, job.level < Level::Warn);
+    let failed = |error: Error| sound::source_failure(&job.source, &error);
+    let source = sound::source(&job.source, job.looping)?;
+    let signals = Signals::install()?;
+    let metrics = job.metrics.map(Metrics::bind).transpose()?;
+    let server = Server::start(job.config.clone(), source).map_err(failed)?;
+    if let Some(metrics) = &metrics {
+        if job.level >= Level::Info {
+            console.say(&format!("counters at http://{}/metrics", metrics.address()));
+        }
+    }
+    let ended = std::thread::scope(|scope| {
+        let offered = metrics.as_ref().map(|metrics| metrics.offer(scope, &server));
+        let ended = watch(&job, &server, &signals, &mut console, metrics.as_ref());
+        drop(offered);
+        ended
+    });
+    let last = server.stop().map_err(failed)?;
+    ended?;
+    if job.level >= Level::Info {
+        console.say(&format!("served\n{}", report::server_report(&last)));
+    }
+    console.json(&json::event("report", report::server_fields(&last)))
+}
+
+/// Reports until the end.
+fn watch(
+    job: &ServeJob,
+    server: &Server,
+    signals: &Signals,
+    console: &mut Console,
+    metrics: Option<&Metrics>,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    let addresses = server.local_addrs();
+    if job.level >= Level::Info {
+        console.say(&opening(job, &addresses));
+    } else if job.level >= Level::Warn {
+        warnings(&job.config, &addresses).iter().for_each(|line| console.say(line));
+    }
+    console.json(&start_object(job, &addresses, metrics))?;
+    let interval = match job.level {
+        Level::Debug => Some(SECOND),
+        Level::Info => Some(MINUTE),
+        Level::Warn | Level::Error => None,
+    };
+    let mut counted = (started, server.stats());
+    let mut shown = (started, counted.1.clone());
+    let mut ended = false;
+    let mut warned = Throttle::default();
+    let mut waiting: Vec<Limited> = Vec::new();
+    loop {
+        std::thread::sleep(PAUSE);
+        let now = Instant::now();
+        let over = job.duration.is_some_and(|duration| now >= started + duration);
+        if signals.stop_wanted() || over || server.is_finished() {
+            return Ok(());
+        }
+        if now < shown.0 + SECOND {
+            continue;
+        }
+        let stats = server.stats();
+        if console.is_json() {
+            console.json(&json::event("status", report::server_fields(&stats)))?;
+        }
+        console.status(&report::server_status(&stats, &shown.1, now - shown.0));
+        if interval.is_some_and(|interval| now >= counted.0 + interval) {
+            console.say(&report::server_line(&stats, &counted.1));
+            counted = (now, stats.clone());
+        }
+        if stats.ended && !ended {
+            ended = true;
+            if job.level >= Level::Info {
+                console.say("the source has ended; answering until everybody has heard the rest");
+            }
+        }
+        waiting.extend(server.responder().map(|r| r.take_limited()).unwrap_or_default());
+        if !waiting.is_empty() && job.level >= Level::Warn && warned.pass(now).is_some() {
+            console.say(&limited_line(&waiting, job.config.responder.limits.dry_run));
+            waiting.clear();
+        }
+        shown = (now, stats);
+    }
+}
+
+fn limited_line(limited: &[Limited], dry_run: bool) -> String {
+    let named = limited.iter().take(NAMED_MAX);
+    let named = named.map(|one| format!("{} ({})", one.prefix, report::rule_words(one.rule)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match limited.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let verb = if dry_run { "would limit" } else { "limiting" };
+    format!("warning: {verb} {named}{more}")
+}
+
+/// What is served, where, and what is still to be done.
+fn opening(job: &ServeJob, addresses: &[SocketAddr]) -> String {
+    let config = &job.config;
+    let title = match config.title.as_str() {
+        "" => String::new(),
+        title => format!(" \"{}\"", super::console::escape(title)),
+    };
+    let mut text = format!("serving{title} {}", config.root);
+    let encoder = &config.encoder;
+    // The settings were checked when the command line was read.
+    if let Ok(plan) = config.plan() {
+        text += &format!(
+            "\n  {} {}, {} ms a packet, in {}; segments of at most {} ms, {} in the window",
+            encoder.kind,
+            encoder.format,
+            plan.frame.as_millis(),
+            config.ascii,
+            plan.segment_duration_max.as_millis(),
+            config.window
+        );
+    }
+    let at = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+    text += &format!("\n  sound from {}, answers over UDP and TCP at {at}", job.source);
+    if let Some(address) = reachable(addresses) {
+        text += &format!("\nto listen on this machine:\n  aodns listen {} {address}", config.root);
+    }
+    text += "\nrecords for the zone above, to be heard through any resolver:";
+    for line in config.delegation().lines {
+        text += &format!("\n  {line}");
+    }
+    for line in warnings(config, addresses) {
+        text += &format!("\n{line}");
+    }
+    text
+}
+
+fn warnings(config: &ServerConfig, addresses: &[SocketAddr]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for name in config.delegation().missing {
+        lines.push(format!(
+            "warning: {name} has no address, so resolvers cannot find this server; add --ns \
+             {name}=ADDRESS"
+        ));
+    }
+    if addresses.iter().all(|address| address.port() != 53) {
+        lines.push(
+            "warning: resolvers ask at port 53 alone; without --dns-port 53 or a redirection \
+             only `aodns listen` with this server's address finds it"
+                .into(),
+        );
+    }
+    lines
+}
+
+/// An address at which this machine reaches itself.
+fn reachable(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    addresses.first().map(|address| {
+        let ip = match address.ip() {
+            IpAddr::V4(v4) if v4.is_unspecified() => [127, 0, 0, 1].into(),
+            IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, address.port())
+    })
+}
+
+fn start_object(job: &ServeJob, addresses: &[SocketAddr], metrics: Option<&Metrics>) -> String {
+    let delegation = job.config.delegation();
+    let texts = |list: &[SocketAddr]| list.iter().map(SocketAddr::to_string).collect();
+    let fields = vec![
+        ("root", Value::Text(Some(job.config.root.to_string()))),
+        ("listen", Value::List(texts(addresses))),
+        ("metrics", Value::Text(metrics.map(|metrics| metrics.address().to_string()))),
+        ("delegation", Value::List(delegation.lines)),
+        ("missing", Value::List(delegation.missing.iter().map(ToString::to_string).collect())),
+    ];
+    json::event("start", fields)
+}
