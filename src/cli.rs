@@ -15,6 +15,7 @@ mod metrics;
 mod report;
 mod serve;
 mod serve_args;
+mod serve_job;
 mod signals;
 mod sound;
 mod values;
@@ -25,7 +26,8 @@ use failure::Failure;
 use flags::{Command, Parsed};
 use lexopt::{Arg, Parser};
 use listen_args::{LISTEN, ListenJob};
-use serve_args::{SERVE, ServeJob};
+use serve_args::SERVE;
+use serve_job::ServeJob;
 
 /// The program's form.
 const FORM: &str = "aodns serve|listen|demo ...";

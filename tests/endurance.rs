@@ -19,8 +19,12 @@ use std::time::{Duration, Instant};
 mod stamp;
 use stamp::{Stamp, StampDecoder, StampEncoder, stamp_of};
 
-const DEFAULTS: PackLimits =
-    PackLimits { string_octets_max: 250, segment_octets_max: 2000, packets_max: 12 };
+const DEFAULTS: PackLimits = PackLimits {
+    string_octets_max: 250,
+    segment_octets_max: 2000,
+    packets_max: 12,
+    records_octets_max: usize::MAX,
+};
 
 fn start() -> Moment {
     Moment { instant: Instant::now(), unix_ms: 1_700_000_000_000 }

@@ -71,7 +71,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("getrandom", &["server", "responder", "client"]),
     ("hound", &["audio/wav.rs", "audio/wav_sink.rs"]),
     ("lexopt", &["main", "cli"]),
-    ("mio", &["responder/tcp.rs"]),
+    ("mio", &["responder/tcp.rs", "responder/tcp"]),
     ("nix", &["responder", "client"]),
     ("opus", &["codec/opus.rs"]),
     ("signal_hook", &["main", "cli"]),

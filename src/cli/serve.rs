@@ -6,7 +6,7 @@ use super::json::{self, Value};
 use super::log::{Level, Throttle};
 use super::metrics::Metrics;
 use super::report;
-use super::serve_args::ServeJob;
+use super::serve_job::ServeJob;
 use super::signals::Signals;
 use super::sound;
 use aodns::error::Error;
