@@ -103,16 +103,16 @@ pub enum GapCause {
 }
 
 impl GapCause {
-    /// The cause in a few words.
+    /// The cause in a few words, to be said of the segment.
     pub fn text(self) -> &'static str {
         match self {
-            GapCause::Lost => "no answer",
-            GapCause::Late => "late",
-            GapCause::Negative => "denied",
-            GapCause::Refused => "refused",
-            GapCause::Damaged => "damaged",
-            GapCause::Restart => "the server began anew",
-            GapCause::Behind => "too far behind",
+            GapCause::Lost => "could not be fetched",
+            GapCause::Late => "came late",
+            GapCause::Negative => "was denied",
+            GapCause::Refused => "was refused",
+            GapCause::Damaged => "cannot be read",
+            GapCause::Restart => "is of another run of the server",
+            GapCause::Behind => "was too far behind",
         }
     }
 }

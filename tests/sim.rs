@@ -291,7 +291,11 @@ fn a_restarted_server_is_heard_within_5_s() {
         println!("{name}, {down} s down: sound {:?} after the start", end - at(300 + down));
         assert!(end < at(300 + down) + 5 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
         assert_eq!((outcome.follow.restarts, outcome.disorder), (1, 0), "{name}");
-        assert!(outcome.causes.contains_key("the server began anew"), "{:?}", outcome.causes);
+        assert!(
+            outcome.causes.contains_key("is of another run of the server"),
+            "{:?}",
+            outcome.causes
+        );
         assert_eq!(silence_after(&outcome, at(310 + down)).0, Duration::ZERO, "{name}");
     }
 }

@@ -178,7 +178,12 @@ pub enum Answer {
 }
 
 fn limits() -> PackLimits {
-    PackLimits { string_octets_max: 250, segment_octets_max: 2000, packets_max: 12 }
+    PackLimits {
+        string_octets_max: 250,
+        segment_octets_max: 2000,
+        packets_max: 12,
+        records_octets_max: usize::MAX,
+    }
 }
 
 /// Stamped packets of changing length.
