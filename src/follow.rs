@@ -14,51 +14,40 @@
 //! the first of its samples was captured, by the listener's clock.
 
 mod fuzz;
+mod list;
+mod schedule;
 
 #[doc(hidden)]
 pub use fuzz::fuzz_follower;
 
 use crate::ascii::AsciiKind;
 use crate::codec::CodecKind;
-use crate::segment::{ConfigRecord, NowRecord, Reassembled, decode_list};
+use crate::segment::{ConfigRecord, NowRecord, PACKETS_MAX, Reassembled};
 use crate::units::{Format, Sequence};
 use crate::wire::{Answer, Rcode};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Lookups for segments at the same time.
-const IN_FLIGHT_MAX: usize = 4;
-/// Segments wanted at the same time; beyond it the network is gone, and the edge is looked up anew.
-const WANTS_MAX: usize = 64;
+use list::Listing;
+use schedule::Schedule;
+
+/// Lookups for segments at the same time: what is under way while one of them takes 5 s.
+const IN_FLIGHT_MAX: usize = 8;
 /// `now` is asked again after this time (protocol 2.2).
 const RESYNC: Duration = Duration::from_secs(300);
-/// A question to the authoritative server itself comes this much before the segment is due; the
-/// server holds it (dns-behaviour D8: 20 to 80 ms of waiting).
-const EARLY: Duration = Duration::from_millis(60);
-/// A question through a resolver comes this long after the segment is due, and up to
-/// [`GUARD_RANDOM`] later, so that not all listeners ask at once (C13).
-const GUARD: Duration = Duration::from_millis(30);
-/// See [`GUARD`].
-const GUARD_RANDOM: Duration = Duration::from_millis(50);
-/// The guard grows by this with each question that came too early.
-const GUARD_STEP: Duration = Duration::from_millis(20);
-/// And not beyond this.
-const GUARD_MAX: Duration = Duration::from_millis(500);
-/// The list is not asked for more often (protocol 1.6).
-const LIST_INTERVAL: Duration = Duration::from_secs(4);
-/// TTL of the list, and so how old it may be in a cache (protocol 1.4).
-const LIST_TTL: Duration = Duration::from_secs(10);
-/// How much older than its TTL a list may be, through chains of caches, before numbers that went
-/// back can only mean another run of the server.
-const LIST_STALE_MAX: Duration = Duration::from_secs(15);
 /// Shortest and longest time that a negative answer is respected (C08).
 const MISS_WAIT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(6)];
 /// A server that failed is asked the same again after this time (C08).
 const FAILED_WAIT: Duration = Duration::from_secs(5);
 /// Failed or empty tries after which a segment is given up.
 const TRIES_MAX: u32 = 3;
-/// A listener that is further behind its place than this goes back to it.
-const BEHIND_MAX: Duration = Duration::from_secs(4);
+/// Questions in a row that failed after which the network is taken to be gone: until something
+/// answers, only the live edge is asked for.
+const FAILURES_MAX: u32 = 4;
+/// What the way of a segment and lost attempts may take together, unless the path is clogged.
+const BEHIND_BOUNDED: Duration = Duration::from_millis(1930);
+/// Octets of the longest packet that any codec makes (RFC 6716 §3.4 [R2]).
+const PACKET_OCTETS_MAX: usize = 1275;
 /// Frame duration of the base layer, where nobody tells it.
 const FRAME_DEFAULT: Duration = Duration::from_millis(60);
 
@@ -104,6 +93,41 @@ pub enum Outcome {
     Silence,
 }
 
+/// What the way to the server is like, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Smoothed round-trip time.
+    pub round_trip: Duration,
+    /// How much later than usual a segment may come because attempts were lost.
+    pub allowance: Duration,
+    /// Whether so much is lost that being close behind is not worth a try.
+    pub is_clogged: bool,
+}
+
+/// Whether an answer was of any use; a server whose answers are not is better left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It said something, if only that there is nothing.
+    Useful,
+    /// It could not be read, or is not from this time.
+    Useless,
+}
+
+/// Why a segment did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    /// Nobody answered.
+    NoAnswer,
+    /// The answers said that it is not there.
+    Negative,
+    /// The server or resolver answered with an error.
+    Refused,
+    /// What came cannot be read.
+    Damaged,
+    /// It was gone before it could be asked for.
+    Behind,
+}
+
 /// What the listener is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -126,9 +150,14 @@ pub enum Event {
         segment: Reassembled,
         /// Its capture time, if the schedule knows it.
         captured: Option<Instant>,
+        /// From capture to arrival, if it was asked for when it was due: what the listener has to
+        /// be behind for this segment to be heard in time.
+        need: Option<Duration>,
+        /// How much longer that may take when attempts are lost.
+        allowance: Duration,
     },
     /// A segment will not come.
-    Lost(Sequence),
+    Lost(Sequence, LossCause),
     /// The server said that its source has ended, and everything before that was delivered.
     Ended,
     /// Something stands in the way; the listener may say so.
@@ -153,6 +182,7 @@ pub enum Trouble {
 
 /// What was counted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FollowStats {
     /// Segments delivered.
     pub segments: u64,
@@ -168,6 +198,16 @@ pub struct FollowStats {
     pub refusals: u64,
     /// Records that could not be read.
     pub unreadable: u64,
+    /// Those of them that were too long, or a list that grows too long when it is decompressed.
+    pub oversized_records: u64,
+    /// Those of them that lack a value or have one that is out of its range.
+    pub out_of_range: u64,
+    /// Segments with more packets or longer ones than any server sends; cut down.
+    pub oversized_segments: u64,
+    /// Lists that told nothing new for longer than any cache may keep them.
+    pub stale_lists: u64,
+    /// Times that nothing answered any more.
+    pub outages: u64,
     /// Times that the server was seen to have restarted.
     pub restarts: u64,
     /// Times that playing began anew at the live edge.
@@ -191,6 +231,14 @@ struct Want {
     not_before: Instant,
     tries: u32,
     in_flight: bool,
+    /// Whether it is asked for when it is due: not in haste, and not late.
+    timely: bool,
+}
+
+impl Want {
+    fn new(not_before: Instant, timely: bool) -> Want {
+        Want { not_before, tries: 0, in_flight: false, timely }
+    }
 }
 
 /// One of the three records that are asked for by themselves.
@@ -218,97 +266,6 @@ enum Mode {
     List(Listing),
 }
 
-/// The extension layer's schedule.
-#[derive(Debug)]
-struct Schedule {
-    /// Run of the server.
-    id: u32,
-    /// The next segment to be wanted, and the latest that it is published.
-    upcoming: Sequence,
-    due: Instant,
-    /// Publish times of the newest segments, and whether they closed by size, one frame late.
-    published: BTreeMap<Sequence, (Instant, bool)>,
-    frame: Duration,
-    packets_max: usize,
-    /// Grows with questions that came too early.
-    guard: Duration,
-    /// Whether the server itself is asked, without a resolver between.
-    direct: bool,
-    /// Whether the source has ended.
-    ended: bool,
-}
-
-impl Schedule {
-    fn segment_duration_max(&self) -> Duration {
-        self.frame * self.packets_max as u32
-    }
-
-    /// When to ask for the upcoming segment.
-    fn ask_at(&self, random: u64) -> Instant {
-        if self.direct {
-            return self.due.checked_sub(EARLY).unwrap_or(self.due) + (self.guard - GUARD);
-        }
-        self.due + self.guard + GUARD_RANDOM.mul_f64(random as f64 / u64::MAX as f64)
-    }
-
-    /// Learns the publish time of a segment of `packets` that answered a question sent at `sent`;
-    /// returns its capture time.
-    fn learn(
-        &mut self,
-        sequence: Sequence,
-        packets: usize,
-        sent: Instant,
-        now: Instant,
-    ) -> Instant {
-        let by_size = packets < self.packets_max;
-        let late = |by_size: bool| if by_size { self.frame } else { Duration::ZERO };
-        let before = sequence.checked_sub(1).and_then(|n| self.published.get(&n));
-        let reckoned = match before {
-            // It began when the one before was full, and was published when it was full itself.
-            Some(&(at, size)) => {
-                let earlier = at.checked_sub(late(size)).unwrap_or(at);
-                earlier + self.frame * packets as u32 + late(by_size)
-            }
-            None => now,
-        };
-        // A question that came before that time was held until the segment was published: its
-        // answer tells the exact time. Any answer bounds the time from above.
-        let one_way = Duration::from_millis(2).min(now.saturating_duration_since(sent) / 2);
-        let arrived = now.checked_sub(one_way).unwrap_or(now);
-        let held = before.is_some() && sent < reckoned && self.direct;
-        let at = if held { arrived } else { reckoned.min(arrived) };
-        self.published.insert(sequence, (at, by_size));
-        while self.published.len() > 64 {
-            self.published.pop_first();
-        }
-        if sequence + 1 == self.upcoming {
-            self.due = at + self.segment_duration_max();
-        }
-        let length = self.frame * packets as u32 + late(by_size);
-        at.checked_sub(length).unwrap_or(at)
-    }
-}
-
-/// The base layer's list.
-#[derive(Debug)]
-struct Listing {
-    /// The oldest number of the newest list.
-    oldest: Sequence,
-    /// The newest number seen in a list.
-    newest: Option<Sequence>,
-    /// Whether lists come from the server itself.
-    direct: bool,
-    /// Fetched first, to learn how long a segment lasts.
-    probe: Option<Sequence>,
-    /// Longest segment seen, once there is one.
-    segment: Option<Duration>,
-    /// The newest number of a list that went back; a second one that went on from there proves
-    /// that the server restarted.
-    went_back: Option<Sequence>,
-    /// When the list last told something new.
-    news: Instant,
-}
-
 /// Decides what to ask and when.
 #[derive(Debug)]
 pub struct Follower {
@@ -329,6 +286,7 @@ pub struct Follower {
     cursor: Sequence,
     /// Lookups in a row that failed.
     failures: u32,
+    path: Path,
     events: VecDeque<Event>,
     stats: FollowStats,
 }
@@ -362,6 +320,7 @@ impl Follower {
             wants: BTreeMap::new(),
             cursor: 0,
             failures: 0,
+            path: Path::default(),
             events: VecDeque::new(),
             stats: FollowStats::default(),
         }
@@ -381,6 +340,25 @@ impl Follower {
         self.stats
     }
 
+    /// Whether the network is taken to be gone.
+    pub fn is_out(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+
+    /// Whether answers come from the stream's own server, without a resolver between.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Learns what the path is like.
+    pub fn handle_path(&mut self, path: Path) {
+        self.path = path;
+        if !path.is_clogged {
+            let most = BEHIND_BOUNDED.saturating_sub(self.way());
+            self.path.allowance = path.allowance.min(most);
+        }
+    }
+
     /// The next thing to tell the listener.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -396,7 +374,7 @@ impl Follower {
         }
         self.want_upcoming(now);
         let in_flight = self.wants.values().filter(|want| want.in_flight).count();
-        if in_flight >= IN_FLIGHT_MAX {
+        if in_flight >= IN_FLIGHT_MAX || self.is_out() {
             return None;
         }
         let mut ready =
@@ -412,18 +390,13 @@ impl Follower {
         let polls = self.polls.iter().filter(|poll| !poll.in_flight).filter_map(|poll| poll.at);
         let in_flight = self.wants.values().filter(|want| want.in_flight).count();
         let waiting = self.wants.values().filter(|want| !want.in_flight);
-        let wants = waiting.map(|want| want.not_before).filter(|_| in_flight < IN_FLIGHT_MAX);
-        let upcoming = match &self.mode {
-            Mode::Schedule(schedule) if !schedule.ended && self.wants.len() < WANTS_MAX => {
-                Some(schedule.ask_at(self.random))
-            }
-            _ => None,
-        };
-        polls.chain(wants).chain(upcoming).min()
+        let free = in_flight < IN_FLIGHT_MAX && !self.is_out();
+        let wants = waiting.map(|want| want.not_before).filter(|_| free);
+        polls.chain(wants).chain(self.schedule_timeout()).min()
     }
 
-    /// Takes the result of the question `ask`.
-    pub fn handle_result(&mut self, now: Instant, ask: Ask, outcome: Outcome) {
+    /// Takes the result of the question `ask`, and tells what it was worth.
+    pub fn handle_result(&mut self, now: Instant, ask: Ask, outcome: Outcome) -> Use {
         let index = match ask {
             Ask::Config => Some(CONFIG),
             Ask::Now => Some(NOW),
@@ -443,25 +416,26 @@ impl Follower {
             Outcome::Answered { answer, .. } => {
                 self.stats.refusals += 1;
                 self.handle_failure(now, ask, Trouble::Refusal(answer.rcode));
-                return;
+                return Use::Useful;
             }
             Outcome::Silence => {
                 self.stats.silences += 1;
                 self.handle_failure(now, ask, Trouble::Silence);
-                return;
+                return Use::Useful;
             }
         };
         match ask {
             Ask::Config => self.handle_config(now, &answer),
             Ask::Now => self.handle_now(now, sent, &answer),
             Ask::List => self.handle_list(now, &answer),
-            Ask::Segment(sequence) => self.handle_segment(now, sent, sequence, answer),
+            Ask::Segment(sequence) => self.handle_segment(now, sent, sequence, &answer),
         }
     }
 
     /// No answer, or none that says anything about the name.
     fn handle_failure(&mut self, now: Instant, ask: Ask, trouble: Trouble) {
         self.failures = self.failures.saturating_add(1);
+        self.stats.outages += u64::from(self.failures == FAILURES_MAX);
         if self.failures > 1 {
             self.events.push_back(Event::Trouble(trouble));
         }
@@ -472,8 +446,11 @@ impl Follower {
             Ask::Now => self.polls[NOW].plan(now + wait),
             Ask::List => self.polls[LIST].plan(now + wait),
             Ask::Segment(sequence) => {
-                let wait = if trouble == Trouble::Silence { Duration::ZERO } else { FAILED_WAIT };
-                self.try_again(sequence, now + wait);
+                let (wait, cause) = match trouble {
+                    Trouble::Silence => (Duration::ZERO, LossCause::NoAnswer),
+                    _ => (FAILED_WAIT, LossCause::Refused),
+                };
+                self.try_again(sequence, now + wait, cause);
                 if matches!(self.mode, Mode::Schedule(_)) {
                     self.polls[NOW].plan(now);
                 }
@@ -482,20 +459,20 @@ impl Follower {
     }
 
     /// Puts a segment off, or gives it up after too many tries.
-    fn try_again(&mut self, sequence: Sequence, not_before: Instant) {
+    fn try_again(&mut self, sequence: Sequence, not_before: Instant, cause: LossCause) {
         let Some(want) = self.wants.get_mut(&sequence) else { return };
         want.in_flight = false;
         want.not_before = not_before;
         want.tries += 1;
         if want.tries >= TRIES_MAX {
-            self.give_up(sequence);
+            self.give_up(sequence, cause);
         }
     }
 
-    fn give_up(&mut self, sequence: Sequence) {
+    fn give_up(&mut self, sequence: Sequence, cause: LossCause) {
         if self.wants.remove(&sequence).is_some() {
             self.stats.lost += 1;
-            self.events.push_back(Event::Lost(sequence));
+            self.events.push_back(Event::Lost(sequence, cause));
             self.advance_cursor();
         }
         if let Mode::List(listing) = &mut self.mode {
@@ -515,9 +492,8 @@ impl Follower {
         self.cursor = self.wants.first_key_value().map_or(upcoming, |(&sequence, _)| sequence);
     }
 
-    fn want(&mut self, sequence: Sequence, not_before: Instant) {
-        let want = Want { not_before, tries: 0, in_flight: false };
-        self.wants.entry(sequence).or_insert(want);
+    fn want(&mut self, sequence: Sequence, not_before: Instant, timely: bool) {
+        self.wants.entry(sequence).or_insert(Want::new(not_before, timely));
     }
 
     fn random(&mut self) -> u64 {
@@ -529,24 +505,25 @@ impl Follower {
 
     // ---- config -------------------------------------------------------------------------------
 
-    fn handle_config(&mut self, now: Instant, answer: &Answer) {
-        let parsed = answer.texts.first().map(|text| ConfigRecord::parse(text));
-        let Some(Ok(config)) = parsed else {
-            if parsed.is_some() {
-                self.stats.unreadable += 1;
-                self.events.push_back(Event::Trouble(Trouble::Unreadable));
+    fn handle_config(&mut self, now: Instant, answer: &Answer) -> Use {
+        let config = match answer.texts.first().map(|text| ConfigRecord::parse(text)) {
+            Some(Ok(config)) => config,
+            parsed => {
+                if let Some(Err(error)) = parsed {
+                    self.count_unreadable(error);
+                }
+                self.no_config = self.config.is_none();
+                self.polls[CONFIG].plan(now + RESYNC);
+                self.settle(now);
+                return if parsed.is_some() { Use::Useless } else { Use::Useful };
             }
-            self.no_config = self.config.is_none();
-            self.polls[CONFIG].plan(now + RESYNC);
-            self.settle(now);
-            return;
         };
         let known =
             config.codec.parse::<CodecKind>().ok().zip(config.ascii.parse::<AsciiKind>().ok());
         if known.is_none() {
             self.events.push_back(Event::Trouble(Trouble::UnknownStream));
             self.polls[CONFIG].plan(now + self.cache_wait(answer));
-            return;
+            return Use::Useful;
         }
         // A cache may still hold the record of the run before.
         let stale = match &self.mode {
@@ -570,6 +547,7 @@ impl Follower {
             Mode::List(_) => self.polls[NOW].plan(now),
         }
         self.settle(now);
+        Use::Useful
     }
 
     /// How long a cache will hold on to this answer.
@@ -609,354 +587,54 @@ impl Follower {
         }
     }
 
-    // ---- by schedule --------------------------------------------------------------------------
+    // ---- segments -----------------------------------------------------------------------------
 
-    fn handle_now(&mut self, now: Instant, sent: Instant, answer: &Answer) {
-        let record = answer.texts.first().and_then(|text| NowRecord::parse(text).ok());
-        let Some(record) = record else {
-            if matches!(self.mode, Mode::Schedule(_)) {
-                self.stats.unreadable += u64::from(!answer.texts.is_empty());
-                self.polls[NOW].plan(now + MISS_WAIT[1]);
-            } else if matches!(self.mode, Mode::Joining) && self.config.is_some() {
-                // `config` without `now`: something between us keeps it. The list will do.
-                self.begin_list(now);
-            } else if matches!(self.mode, Mode::Joining) {
-                // Should `config` come after all, this is asked again.
-                self.polls[NOW].plan(now + MISS_WAIT[0]);
-            }
-            return;
-        };
-        // The answer was made half-way, to within half a round trip.
-        let made = sent + now.saturating_duration_since(sent) / 2;
-        self.edge = Some((record, made));
-        self.direct = answer.authoritative;
-        if let Mode::Schedule(schedule) = &mut self.mode {
-            schedule.direct = answer.authoritative;
-            self.sync(now, record, made);
-        } else {
-            self.settle(now);
-        }
-        self.polls[NOW].plan(now + RESYNC);
-    }
-
-    fn begin_schedule(&mut self, now: Instant) {
-        let (Some(config), Some((edge, made))) = (&self.config, self.edge) else { return };
-        self.mode = Mode::Schedule(Schedule {
-            id: edge.id,
-            upcoming: edge.next,
-            due: made,
-            published: BTreeMap::new(),
-            frame: config.format.rate.duration(u64::from(config.frame_samples)),
-            packets_max: config.packets_max as usize,
-            guard: GUARD,
-            direct: self.direct,
-            ended: edge.ended,
-        });
-        if config.id != edge.id {
-            self.polls[CONFIG].plan(now + MISS_WAIT[0]);
-        }
-        self.polls[LIST] = Poll::default();
-        self.tell_stream();
-        self.jump(now, edge, made, true);
-    }
-
-    /// Publish time of the newest segment by `edge`, which was made at `made`.
-    fn edge_published(edge: &NowRecord, made: Instant) -> Instant {
-        edge.age.and_then(|age| made.checked_sub(age)).unwrap_or(made)
-    }
-
-    /// Begins to play anew at the live edge.
-    fn jump(&mut self, now: Instant, edge: NowRecord, made: Instant, fresh: bool) {
-        let Mode::Schedule(schedule) = &mut self.mode else { return };
-        let longest = schedule.segment_duration_max();
-        let published = Self::edge_published(&edge, made);
-        // From capture to play: a whole segment must be there, and some time to fetch it.
-        let guard = if schedule.direct { 250 } else { 350 };
-        let latency = self.latency.unwrap_or(longest + Duration::from_millis(guard)).max(longest);
-        // The segment that is to be heard now, were it here already.
-        let back = (published + latency).saturating_duration_since(made + longest);
-        let segments = back.as_nanos().div_ceil(longest.as_nanos().max(1)) as u64;
-        let newest = edge.next.saturating_sub(1);
-        let start = newest.saturating_sub(segments).max(edge.first).min(edge.next);
-        let captured = published
-            .checked_sub(longest * (edge.next - start).min(1 << 20) as u32)
-            .unwrap_or(published);
-        schedule.upcoming = edge.next;
-        schedule.due = published + longest;
-        schedule.ended = edge.ended;
-        schedule.published.clear();
-        if edge.next > 0 {
-            schedule.published.insert(edge.next - 1, (published, false));
-        }
-        self.wants.clear();
-        self.cursor = start;
-        self.events.push_back(Event::Start { sequence: start, play_at: captured + latency, fresh });
-        for sequence in start..edge.next {
-            self.want(sequence, now);
-        }
-        self.end_if_over();
-    }
-
-    /// Compares the schedule with a fresh look at the live edge.
-    fn sync(&mut self, now: Instant, edge: NowRecord, made: Instant) {
-        let Mode::Schedule(schedule) = &mut self.mode else { return };
-        let longest = schedule.segment_duration_max();
-        if edge.id != schedule.id {
-            schedule.id = edge.id;
-            self.stats.restarts += 1;
-            self.polls[CONFIG].plan(now);
-            self.jump(now, edge, made, true);
-            return;
-        }
-        let published = Self::edge_published(&edge, made);
-        // A closing by size is published one frame later: unknown here, and within the guard.
-        if edge.next > 0 && edge.age.is_some() {
-            let by_size = schedule.published.get(&(edge.next - 1)).is_some_and(|known| known.1);
-            schedule.published.insert(edge.next - 1, (published, by_size));
-        }
-        let behind = edge.next.saturating_sub(self.cursor);
-        let latency = self.latency.unwrap_or(longest);
-        if longest * behind.min(1 << 20) as u32 > latency + BEHIND_MAX + longest {
-            self.stats.jumps += 1;
-            let jumped_over = self.wants.len() as u64;
-            self.stats.lost += jumped_over;
-            self.jump(now, edge, made, false);
-            return;
-        }
-        for sequence in schedule.upcoming..edge.next {
-            let want = Want { not_before: now, tries: 0, in_flight: false };
-            self.wants.entry(sequence).or_insert(want);
-        }
-        let ahead = schedule.upcoming.saturating_sub(edge.next);
-        schedule.upcoming = schedule.upcoming.max(edge.next);
-        schedule.due = published + longest * (ahead.min(1 << 20) as u32 + 1);
-        schedule.ended = edge.ended;
-        let early = schedule.guard;
-        for (&sequence, want) in self.wants.range_mut(edge.next..) {
-            let due = published + longest * ((sequence - edge.next).min(1 << 20) as u32 + 1);
-            want.not_before = want.not_before.max(due + early);
-            // It could not be there yet: not its fault.
-            want.tries = want.tries.saturating_sub(1);
-        }
-        let gone: Vec<_> = self.wants.range(..edge.first).map(|(&sequence, _)| sequence).collect();
-        gone.into_iter().for_each(|sequence| self.give_up(sequence));
-        self.end_if_over();
-    }
-
-    /// Wants the segments whose time has come.
-    fn want_upcoming(&mut self, now: Instant) {
-        loop {
-            let random = self.random;
-            let Mode::Schedule(schedule) = &mut self.mode else { return };
-            if schedule.ended || self.wants.len() >= WANTS_MAX || schedule.ask_at(random) > now {
-                return;
-            }
-            let sequence = schedule.upcoming;
-            schedule.upcoming += 1;
-            schedule.due += schedule.segment_duration_max();
-            self.want(sequence, now);
-            self.random();
-        }
-    }
-
-    fn end_if_over(&mut self) {
-        let Mode::Schedule(schedule) = &self.mode else { return };
-        if schedule.ended && self.wants.is_empty() {
-            self.events.push_back(Event::Ended);
-        }
-    }
-
-    fn handle_segment(&mut self, now: Instant, sent: Instant, sequence: Sequence, answer: Answer) {
-        if !self.wants.contains_key(&sequence) {
-            return;
-        }
-        if answer.texts.is_empty() {
-            self.handle_miss(now, sequence, &answer);
-            return;
-        }
-        let ascii = self.stream.as_ref().unwrap_or(&self.fallback).ascii;
-        let segment = Reassembled::from_strings(&answer.texts, &*ascii.build());
-        self.stats.damaged += segment.damaged as u64;
-        if segment.packets.is_empty() {
-            self.stats.unreadable += 1;
-            self.give_up(sequence);
-            return;
-        }
-        self.wants.remove(&sequence);
-        self.stats.segments += 1;
-        let mut captured = None;
-        match &mut self.mode {
-            Mode::Schedule(schedule) => {
-                captured = Some(schedule.learn(sequence, segment.packets.len(), sent, now));
-            }
-            Mode::List(listing) => {
-                let frame = self.config.as_ref().map_or(FRAME_DEFAULT, |config| {
-                    config.format.rate.duration(u64::from(config.frame_samples))
-                });
-                let length = frame * segment.packets.len() as u32;
-                listing.segment = Some(listing.segment.map_or(length, |known| known.max(length)));
-                if listing.probe == Some(sequence) {
-                    self.start_list(now, sequence, length);
-                    if let Mode::List(listing) = &mut self.mode {
-                        listing.probe = None;
-                    }
-                }
-            }
-            Mode::Joining => {}
-        }
-        self.advance_cursor();
-        self.events.push_back(Event::Segment { sequence, segment, captured });
-        self.end_if_over();
-    }
-
-    /// The segment is not there, or not any more.
-    fn handle_miss(&mut self, now: Instant, sequence: Sequence, answer: &Answer) {
-        self.stats.misses += 1;
-        let negative = Duration::from_secs(u64::from(answer.negative_ttl.unwrap_or(1)));
-        let wait = negative.clamp(MISS_WAIT[0], MISS_WAIT[1]);
-        self.try_again(sequence, now + wait);
-        if let Mode::Schedule(schedule) = &mut self.mode {
-            schedule.guard = (schedule.guard + GUARD_STEP).min(GUARD_MAX);
-            self.polls[NOW].plan(now);
-        }
-    }
-
-    // ---- by list ------------------------------------------------------------------------------
-
-    fn begin_list(&mut self, now: Instant) {
-        self.edge = None;
-        self.mode = Mode::List(Listing {
-            oldest: 0,
-            newest: None,
-            direct: false,
-            probe: None,
-            segment: None,
-            went_back: None,
-            news: now,
-        });
-        self.wants.clear();
-        self.polls[LIST].plan(now);
-        self.tell_stream();
-    }
-
-    fn handle_list(&mut self, now: Instant, answer: &Answer) {
-        let Mode::List(listing) = &mut self.mode else { return };
-        listing.direct = answer.authoritative;
-        // A cached list changes when it expires, and not before.
-        let age_left = Duration::from_secs(u64::from(answer.ttl));
-        let wait = if answer.authoritative { LIST_INTERVAL } else { age_left.max(LIST_INTERVAL) };
-        let Some(text) = answer.texts.first() else {
-            self.events.push_back(Event::Trouble(Trouble::NothingNew));
-            self.polls[LIST].plan(now + MISS_WAIT[0]);
-            return;
-        };
-        self.polls[LIST].plan(now + wait + Duration::from_millis(20));
-        let numbers = match decode_list(text) {
-            Ok(numbers) => numbers,
-            Err(_) => {
-                self.stats.unreadable += 1;
-                self.events.push_back(Event::Trouble(Trouble::Unreadable));
-                return;
-            }
-        };
-        let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else { return };
-
-        if listing.newest.is_none_or(|seen| newest >= seen) {
-            listing.oldest = oldest;
-        }
-        match listing.newest {
-            None => {
-                listing.newest = Some(newest);
-                listing.probe = Some(newest);
-                self.want(newest, now);
-            }
-            Some(seen) if newest < seen => {
-                self.handle_list_back(now, oldest, newest, seen);
-            }
-            Some(seen) => {
-                listing.went_back = None;
-                if newest > seen {
-                    listing.news = now;
-                } else if now.saturating_duration_since(listing.news) > LIST_STALE_MAX {
-                    self.events.push_back(Event::Trouble(Trouble::NothingNew));
-                }
-                listing.newest = Some(newest);
-                // While the probe is out there is nothing to go on from.
-                if listing.probe.is_none() {
-                    let fresh = numbers.into_iter().filter(|&number| number > seen);
-                    let room = WANTS_MAX.saturating_sub(self.wants.len());
-                    let fresh: Vec<_> = fresh.take(room).collect();
-                    fresh.into_iter().for_each(|number| self.want(number, now));
-                }
-            }
-        }
-    }
-
-    /// The list went back: it is stale, or the server restarted from 0.
-    fn handle_list_back(
+    fn handle_segment(
         &mut self,
         now: Instant,
-        oldest: Sequence,
-        newest: Sequence,
-        seen: Sequence,
-    ) {
-        let Mode::List(listing) = &mut self.mode else { return };
-        let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
-        let stale_max = (LIST_STALE_MAX.as_nanos() / segment.as_nanos()) as u64 + 1;
-        let went_on = listing.went_back.is_some_and(|before| newest > before);
-        // The server itself is never stale, and no cache is that stale.
-        if !listing.direct && seen - newest <= stale_max && !went_on {
-            listing.went_back = Some(newest);
-            return;
+        sent: Instant,
+        sequence: Sequence,
+        answer: &Answer,
+    ) -> Use {
+        let Some(want) = self.wants.get(&sequence) else { return Use::Useful };
+        let timely = want.timely;
+        if answer.texts.is_empty() {
+            self.handle_miss(now, sequence, answer);
+            return Use::Useful;
         }
-        self.stats.restarts += 1;
-        *listing = Listing {
-            oldest,
-            newest: Some(newest),
-            direct: listing.direct,
-            probe: None,
-            segment: listing.segment,
-            went_back: None,
-            news: now,
-        };
-        self.wants.clear();
-        self.cursor = oldest;
-        self.start_list(now, newest, segment);
-        // A restarted server may be one that has `config` now.
-        self.polls[CONFIG].plan(now);
+        let ascii = self.stream.as_ref().unwrap_or(&self.fallback).ascii;
+        let mut segment = Reassembled::from_strings(&answer.texts, &*ascii.build());
+        self.cut_down(&mut segment);
+        if segment.packets.iter().all(Option::is_none) {
+            self.stats.unreadable += 1;
+            self.try_again(sequence, now + MISS_WAIT[0], LossCause::Damaged);
+            return Use::Useless;
+        }
+        self.stats.damaged += segment.damaged as u64;
+        self.wants.remove(&sequence);
+        self.stats.segments += 1;
+        let packets = segment.packets.len();
+        let (captured, need) = self.learn_schedule(now, sent, sequence, packets, timely);
+        self.learn_list(now, sequence, packets);
+        self.advance_cursor();
+        let allowance = self.path.allowance;
+        self.deliver(now, Event::Segment { sequence, segment, captured, need, allowance });
+        self.end_if_over();
+        Use::Useful
     }
 
-    /// How far behind the newest number to play: until the next list is here, there must be sound.
-    fn list_delay(&self, segment: Duration) -> Duration {
-        let direct = matches!(&self.mode, Mode::List(listing) if listing.direct);
-        let interval = if direct { LIST_INTERVAL } else { LIST_TTL };
-        let least = interval + segment + Duration::from_millis(1500);
-        self.latency.map_or(least, |latency| latency.max(least))
-    }
-
-    /// Begins to play a list whose newest number is `newest`, at the right distance behind it.
-    fn start_list(&mut self, now: Instant, newest: Sequence, segment: Duration) {
-        let segment = segment.max(FRAME_DEFAULT);
-        let delay = self.list_delay(segment);
-        let back = delay.as_nanos().div_ceil(segment.as_nanos()).min(WANTS_MAX as u128 / 2) as u64;
-        let Mode::List(listing) = &self.mode else { return };
-        let start = newest.saturating_sub(back).max(listing.oldest).min(newest);
-        // A young run has less to play than the delay takes: wait for some of it, not for all.
-        let there = segment * (newest - start + 1) as u32;
-        let wait = delay.saturating_sub(there).min(Duration::from_secs(1));
-        let play_at = now + wait.max(Duration::from_millis(300));
-        self.cursor = start;
-        self.events.push_back(Event::Start { sequence: start, play_at, fresh: true });
-        let until = listing.newest.unwrap_or(newest).min(newest + WANTS_MAX as u64 / 2);
-        for number in start..=until {
-            if number != newest || !self.probed(number) {
-                self.want(number, now);
+    /// No segment takes more room than a server's could.
+    fn cut_down(&mut self, segment: &mut Reassembled) {
+        let mut over = segment.packets.len() > PACKETS_MAX;
+        segment.packets.truncate(PACKETS_MAX);
+        for packet in &mut segment.packets {
+            let long = packet.as_ref().is_some_and(|packet| packet.len() > PACKET_OCTETS_MAX);
+            if long {
+                *packet = None;
+                segment.damaged += 1;
             }
+            over |= long;
         }
-    }
-
-    /// Whether the probe brought this number already.
-    fn probed(&self, sequence: Sequence) -> bool {
-        matches!(&self.mode, Mode::List(listing) if listing.probe == Some(sequence))
+        self.stats.oversized_segments += u64::from(over);
     }
 }

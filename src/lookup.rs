@@ -1,5 +1,6 @@
 //! One question asked of one server until it is answered: attempts, timeouts, what counts as the
-//! answer, truncation. [`Upstream`] is what is remembered of a server between lookups.
+//! answer, truncation. What is remembered of a server between lookups is
+//! [`Upstream`](crate::upstream::Upstream).
 //!
 //! No socket, clock or randomness: the caller sends what [`Lookup::poll_transmit`] writes, sleeps
 //! until [`Lookup::poll_timeout`], and hands in what arrives. Forged and foreign messages are
@@ -11,17 +12,8 @@ mod fuzz;
 #[doc(hidden)]
 pub use fuzz::fuzz_lookup;
 
-use crate::wire::{Answer, Name, ParseError, QueryTemplate, Rcode, Rtype};
+use crate::wire::{Answer, ParseError, QueryTemplate};
 use std::time::{Duration, Instant};
-
-/// Longest wait for one attempt on a slow path.
-const TIMEOUT_MAX: Duration = Duration::from_millis(800);
-/// Wait for an attempt over TCP: a handshake and a held answer go into it.
-const TCP_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How long a server that does not know EDNS is asked without it.
-const PLAIN_FOR: Duration = Duration::from_secs(15 * 60);
-/// Truncated answers in a row after which segments are asked for over TCP directly.
-const TRUNCATED_IN_ROW: u32 = 3;
 
 /// When to ask again (protocol 1.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +37,17 @@ impl Default for RetryPolicy {
     }
 }
 
+/// The times between the attempts of one lookup over one transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From the start of the first attempt to that of the second.
+    pub first: Duration,
+    /// Between the starts of later ones.
+    pub then: Duration,
+    /// From the start of the last attempt to the end of the lookup.
+    pub last: Duration,
+}
+
 /// How a query travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -59,6 +62,8 @@ pub enum Transport {
 pub enum Progress {
     /// Waiting goes on.
     Pending,
+    /// The datagram was truncated: the lookup goes over to TCP.
+    Truncated,
     /// The message was not for this lookup, or unreadable; waiting goes on.
     Ignored(ParseError),
     /// The answer is here.
@@ -72,15 +77,25 @@ pub enum Progress {
     Failed,
 }
 
+/// One query that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    id: u16,
+    sent: Instant,
+    via: Transport,
+    /// Whether an answer to it may still come: its connection stands, if it has one.
+    alive: bool,
+}
+
 /// One question being asked.
 #[derive(Debug)]
 pub struct Lookup {
     query: QueryTemplate,
     policy: RetryPolicy,
-    timeout: Duration,
+    udp: Pace,
+    tcp: Pace,
     transport: Transport,
-    /// Id and start of every attempt so far.
-    attempts: Vec<(u16, Instant)>,
+    attempts: Vec<Attempt>,
     /// When the next attempt starts; `None` when there are no more.
     next: Option<Instant>,
     /// When the last attempt counts as unanswered; meaningful when `next` is `None`.
@@ -90,23 +105,25 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// A lookup whose first attempt starts now. `timeout` is the wait for one attempt over UDP.
+    /// A lookup whose first attempt starts now. `udp` and `tcp` are the times between attempts over
+    /// either transport.
     pub fn new(
         query: QueryTemplate,
         transport: Transport,
         policy: RetryPolicy,
-        timeout: Duration,
+        [udp, tcp]: [Pace; 2],
         now: Instant,
     ) -> Lookup {
         Lookup {
-            reconnected: false,
             query,
             policy,
-            timeout,
+            udp,
+            tcp,
             transport,
             attempts: Vec::new(),
             next: Some(now),
             end: now,
+            reconnected: false,
         }
     }
 
@@ -120,19 +137,50 @@ impl Lookup {
         self.transport
     }
 
+    /// When the first attempt was sent.
+    pub fn began(&self) -> Option<Instant> {
+        self.attempts.first().map(|attempt| attempt.sent)
+    }
+
+    /// Attempts so far.
+    pub fn attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// Attempts over the transport in use.
+    pub fn tried(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.via == self.transport).count()
+    }
+
+    /// Whether there is another attempt to come.
+    pub fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Puts the next attempt off until `at`.
+    pub fn postpone(&mut self, at: Instant) {
+        self.next = self.next.map(|next| next.max(at));
+    }
+
+    /// Attempts over the transport in use that were sent before `sent`. When the attempt sent then
+    /// was answered, those before it were lost, or are slower by more than their distance.
+    pub fn overtaken(&self, sent: Instant) -> usize {
+        let before = |attempt: &&Attempt| attempt.sent < sent && attempt.via == self.transport;
+        self.attempts.iter().filter(before).count()
+    }
+
     /// If an attempt starts now, appends its message to `out`, under the message id `id`.
     pub fn poll_transmit(&mut self, now: Instant, id: u16, out: &mut Vec<u8>) -> Option<Transport> {
         if self.next? > now {
             return None;
         }
-        self.attempts.push((id, now));
-        let timeout = match self.transport {
-            Transport::Udp => self.timeout,
-            Transport::Tcp => TCP_TIMEOUT.max(self.timeout),
-        };
+        let via = self.transport;
+        let pace = if via == Transport::Udp { self.udp } else { self.tcp };
+        let earlier = self.attempts.iter().filter(|attempt| attempt.via == via).count();
+        self.attempts.push(Attempt { id, sent: now, via, alive: true });
         let left = self.attempts.len() as u32 <= self.policy.retries;
-        self.next = left.then_some(now + self.policy.interval.max(timeout));
-        self.end = now + timeout;
+        self.next = left.then_some(now + if earlier == 0 { pace.first } else { pace.then });
+        self.end = now + pace.last;
         self.query.write(id, out);
         Some(self.transport)
     }
@@ -145,32 +193,42 @@ impl Lookup {
     /// Takes a message that arrived, over whichever transport.
     pub fn handle_message(&mut self, now: Instant, octets: &[u8], via: Transport) -> Progress {
         let id = octets.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
-        let Some(&(_, sent)) = self.attempts.iter().find(|attempt| attempt.0 == id) else {
+        let asked = |attempt: &&Attempt| attempt.id == id && attempt.via == via;
+        let Some(&Attempt { sent, .. }) = self.attempts.iter().find(asked) else {
             return Progress::Ignored(ParseError::Foreign);
         };
         match Answer::read(octets, id, &self.query) {
             Err(error) => Progress::Ignored(error),
             Ok(answer) if answer.truncated && via == Transport::Udp => {
                 // Everything in it is worthless; ask the same server over TCP at once.
-                if self.transport == Transport::Udp {
-                    self.transport = Transport::Tcp;
-                    self.next = Some(now);
+                if self.transport == Transport::Tcp {
+                    return Progress::Pending;
                 }
-                Progress::Pending
+                self.transport = Transport::Tcp;
+                self.next = Some(now);
+                Progress::Truncated
             }
             // Truncated over TCP: nothing better will come.
             Ok(answer) => Progress::Answered { answer, sent },
         }
     }
 
-    /// Hears that the connection failed before it answered: the next attempt starts as soon as the
-    /// interval allows. The first loss costs no wait, as servers close connections when they like.
-    pub fn handle_connection_lost(&mut self, now: Instant) {
-        let Some(&(_, last)) = self.attempts.last() else { return };
+    /// Hears that the connection on which the attempt `id` went was lost before it answered. When
+    /// no other attempt can be answered, the next one starts as soon as the interval allows. The
+    /// first loss costs no wait, as servers close connections when they like.
+    pub fn handle_connection_lost(&mut self, now: Instant, id: u16) {
+        for attempt in &mut self.attempts {
+            attempt.alive &= attempt.id != id || attempt.via == Transport::Udp;
+        }
+        let Some(&Attempt { sent, .. }) = self.attempts.last() else { return };
+        let waiting = |attempt: &Attempt| attempt.alive && attempt.via == Transport::Tcp;
+        if self.transport == Transport::Udp || self.attempts.iter().any(waiting) {
+            return;
+        }
         if self.attempts.len() as u32 <= self.policy.retries {
             let wait = if self.reconnected { self.policy.interval } else { Duration::ZERO };
             self.reconnected = true;
-            self.next = Some((last + wait).max(now));
+            self.next = Some((sent + wait).max(now));
         } else {
             self.next = None;
             self.end = now;
@@ -184,123 +242,18 @@ impl Lookup {
     }
 }
 
-/// What to do with an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It counts.
-    Use,
-    /// The server did not like how it was asked, and was remembered for it: ask again.
-    AskAgain,
-}
-
-/// What is remembered of a server.
-#[derive(Debug)]
-pub struct Upstream {
-    /// Eight octets that only this server sees (RFC 7873 §4.1).
-    client_cookie: [u8; 8],
-    /// What the server sent along with them, to be sent back; proves that our address is ours.
-    server_cookie: Vec<u8>,
-    /// Until when the server is asked without EDNS.
-    plain_until: Option<Instant>,
-    /// Smoothed round-trip time.
-    rtt: Option<Duration>,
-    truncated_in_row: u32,
-}
-
-impl Upstream {
-    /// A server that nothing is known of. `client_cookie` is random.
-    pub fn new(mut client_cookie: [u8; 8]) -> Upstream {
-        // There are servers that strip white space off the end of a message: leave none there.
-        client_cookie[7] |= 0x80;
-        Upstream {
-            client_cookie,
-            server_cookie: Vec::new(),
-            plain_until: None,
-            rtt: None,
-            truncated_in_row: 0,
-        }
-    }
-
-    /// A query for the TXT records of `name`, as this server is asked.
-    pub fn query(&self, name: Name, now: Instant) -> QueryTemplate {
-        let edns = self.plain_until.is_none_or(|until| now >= until);
-        let cookie = [&self.client_cookie[..], &self.server_cookie].concat();
-        QueryTemplate { name, qtype: Rtype::TXT, edns, cookie }
-    }
-
-    /// How long to wait for one attempt: three times the smoothed round trip, within limits.
-    pub fn timeout(&self, policy: &RetryPolicy) -> Duration {
-        let slow = self.rtt.map_or(Duration::ZERO, |rtt| rtt * 3).min(TIMEOUT_MAX);
-        policy.timeout.max(slow)
-    }
-
-    /// Smoothed round-trip time, once it was measured.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.rtt
-    }
-
-    /// How a large answer is best asked for.
-    pub fn transport(&self) -> Transport {
-        let large = self.truncated_in_row >= TRUNCATED_IN_ROW;
-        if large { Transport::Tcp } else { Transport::Udp }
-    }
-
-    /// Hears that a datagram brought a truncated answer, or, with `false`, a whole one.
-    pub fn handle_truncation(&mut self, truncated: bool) {
-        self.truncated_in_row = if truncated { self.truncated_in_row + 1 } else { 0 };
-    }
-
-    /// Hears that no connection can be had: back to datagrams.
-    pub fn handle_connection_failed(&mut self) {
-        self.truncated_in_row = 0;
-    }
-
-    /// Learns from a round trip that was not held up by the server (RFC 6298 §2).
-    pub fn handle_round_trip(&mut self, time: Duration) {
-        self.rtt = Some(self.rtt.map_or(time, |rtt| (rtt * 7 + time) / 8));
-    }
-
-    /// Judges an answer to `asked`.
-    pub fn handle_answer(
-        &mut self,
-        now: Instant,
-        asked: &QueryTemplate,
-        answer: &Answer,
-    ) -> Verdict {
-        let cookie = answer.cookie.as_deref().and_then(<[u8]>::split_first_chunk::<8>);
-        let mut fresh = false;
-        if let Some((ours, theirs)) = cookie {
-            if *ours == self.client_cookie && (8..=32).contains(&theirs.len()) {
-                fresh = self.server_cookie != theirs;
-                self.server_cookie = theirs.to_vec();
-            }
-        }
-        let unread = matches!(answer.rcode, Rcode::FORMERR | Rcode::NOTIMP) && !answer.edns;
-        if asked.edns && (unread || answer.rcode == Rcode::BADVERS) {
-            self.plain_until = Some(now + PLAIN_FOR);
-            return Verdict::AskAgain;
-        }
-        // Only with a new cookie in hand, so that this cannot go on for ever.
-        if answer.rcode == Rcode::BADCOOKIE && fresh {
-            return Verdict::AskAgain;
-        }
-        Verdict::Use
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{FLAG_QR, FLAG_TC};
+    use crate::wire::{FLAG_QR, FLAG_TC, Rtype};
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn query() -> QueryTemplate {
-        Upstream::new([9; 8]).query("seq_1.example".parse().unwrap(), Instant::now())
-    }
-
     fn lookup(now: Instant) -> Lookup {
-        Lookup::new(query(), Transport::Udp, RetryPolicy::default(), 100 * MS, now)
+        let name = "seq_1.example".parse().unwrap();
+        let query = QueryTemplate { name, qtype: Rtype::TXT, edns: true, cookie: vec![9; 8] };
+        let pace = Pace { first: 250 * MS, then: 250 * MS, last: 100 * MS };
+        Lookup::new(query, Transport::Udp, RetryPolicy::default(), [pace; 2], now)
     }
 
     /// A response without records to the query in `octets`.
@@ -370,66 +323,31 @@ mod tests {
         lookup.poll_transmit(start, 1, &mut sent);
         let now = start + 5 * MS;
         let cut = response(&sent, FLAG_TC);
-        assert_eq!(lookup.handle_message(now, &cut, Transport::Udp), Progress::Pending);
+        assert_eq!(lookup.handle_message(now, &cut, Transport::Udp), Progress::Truncated);
         let mut again = Vec::new();
         assert_eq!(lookup.poll_transmit(now, 2, &mut again), Some(Transport::Tcp));
         // A second copy of the truncated answer changes nothing.
         assert_eq!(lookup.handle_message(now, &cut, Transport::Udp), Progress::Pending);
         assert_eq!(lookup.poll_transmit(now, 3, &mut again), None);
-        lookup.handle_connection_lost(now + 10 * MS);
+        lookup.handle_connection_lost(now + 10 * MS, 2);
         assert_eq!(lookup.poll_timeout(), now + 10 * MS);
         lookup.poll_transmit(now + 10 * MS, 4, &mut again);
-        lookup.handle_connection_lost(now + 20 * MS);
+        lookup.handle_connection_lost(now + 20 * MS, 4);
         assert_eq!(lookup.poll_timeout(), now + 260 * MS);
     }
 
     #[test]
-    fn c04_a_server_without_edns_is_asked_without_it_for_a_while() {
-        let now = Instant::now();
-        let mut upstream = Upstream::new([9; 8]);
-        let asked = query();
+    fn a_lost_connection_matters_only_to_the_attempts_on_it() {
+        let start = Instant::now();
+        let mut lookup = lookup(start);
         let mut sent = Vec::new();
-        asked.write(1, &mut sent);
-        for (rcode, verdict) in [(1, Verdict::AskAgain), (4, Verdict::AskAgain), (2, Verdict::Use)]
-        {
-            let answer = Answer::read(&response(&sent, rcode), 1, &asked).unwrap();
-            assert_eq!(upstream.handle_answer(now, &asked, &answer), verdict);
-        }
-        let name = asked.name.clone();
-        assert!(!upstream.query(name.clone(), now).edns);
-        assert!(upstream.query(name, now + PLAIN_FOR).edns);
-    }
-
-    #[test]
-    fn a_cookie_is_kept_only_when_it_belongs_to_ours() {
-        let now = Instant::now();
-        let mut upstream = Upstream::new([9; 8]);
-        let asked = query();
-        let mut sent = Vec::new();
-        asked.write(1, &mut sent);
-        let mut answer = Answer::read(&response(&sent, 0), 1, &asked).unwrap();
-        answer.edns = true;
-        answer.cookie = Some([[1; 8], [2; 8], [3; 8]].concat());
-        upstream.handle_answer(now, &asked, &answer);
-        assert_eq!(upstream.query(asked.name.clone(), now).cookie.len(), 8);
-        let ours = upstream.client_cookie;
-        answer.cookie = Some([ours, [2; 8], [3; 8]].concat());
-        answer.rcode = Rcode::BADCOOKIE;
-        assert_eq!(upstream.handle_answer(now, &asked, &answer), Verdict::AskAgain);
-        assert_eq!(upstream.query(asked.name.clone(), now).cookie.len(), 24);
-        assert_eq!(upstream.handle_answer(now, &asked, &answer), Verdict::Use);
-    }
-
-    #[test]
-    fn the_timeout_follows_a_slow_path() {
-        let policy = RetryPolicy::default();
-        let mut upstream = Upstream::new([9; 8]);
-        assert_eq!(upstream.timeout(&policy), 100 * MS);
-        upstream.handle_round_trip(20 * MS);
-        assert_eq!(upstream.timeout(&policy), 100 * MS);
-        (0..100).for_each(|_| upstream.handle_round_trip(200 * MS));
-        assert!(upstream.timeout(&policy) > 580 * MS);
-        (0..100).for_each(|_| upstream.handle_round_trip(2000 * MS));
-        assert_eq!(upstream.timeout(&policy), TIMEOUT_MAX);
+        lookup.poll_transmit(start, 1, &mut sent);
+        lookup.handle_message(start, &response(&sent, FLAG_TC), Transport::Udp);
+        lookup.poll_transmit(start, 2, &mut sent);
+        lookup.poll_transmit(start + 250 * MS, 3, &mut sent);
+        lookup.handle_connection_lost(start + 260 * MS, 3);
+        assert_eq!(lookup.poll_timeout(), start + 500 * MS, "attempt 2 may still be answered");
+        lookup.handle_connection_lost(start + 270 * MS, 2);
+        assert_eq!(lookup.poll_timeout(), start + 270 * MS);
     }
 }

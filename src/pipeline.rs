@@ -12,6 +12,7 @@
 
 pub mod play;
 pub mod produce;
+pub mod render;
 
 use crate::error::Error;
 use crate::units::Moment;

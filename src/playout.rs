@@ -5,12 +5,18 @@
 //! yields one frame's worth of sound or silence. A damaged packet is concealed at its place. A lost
 //! segment is concealed for 120 ms and silent for the rest of its time, so that what follows stays
 //! where it belongs. A late segment is waited for, and what comes after it is heard later by the
-//! wait; when segments behind it are here, it is given up after half a second.
+//! wait; when segments behind it are here, it is given up after a while. How far behind the live
+//! edge all this happens is chosen by [`Steering`].
 //!
 //! No clock: `now` is an argument. No codec: packets come out as they came in.
 
+mod steer;
+
+pub use steer::{CORRECTION_PPM_MAX, Steering};
+
+use crate::follow::LossCause;
 use crate::units::Sequence;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Segments held at the same time.
@@ -20,7 +26,9 @@ const CONCEAL: Duration = Duration::from_millis(120);
 /// A return from silence is faded in within this time.
 const FADE_IN: Duration = Duration::from_millis(20);
 /// A late segment is given up after this time, when one behind it is here.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// The same where the latency is fixed, and so must be made up for.
+const PATIENCE_FIXED: Duration = Duration::from_millis(500);
 /// Beyond its target by more than this, the latency is brought back by skipping a segment.
 const EXCESS_MAX: Duration = Duration::from_secs(3);
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
@@ -56,6 +64,7 @@ pub enum Play {
 
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlayoutStats {
     /// Frames played from packets.
     pub played: u64,
@@ -75,11 +84,49 @@ pub struct PlayoutStats {
 
 /// Why the sound stopped where it should have gone on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GapCause {
-    /// The segment could not be fetched.
+    /// The segment could not be fetched: nobody answered.
     Lost,
     /// The segment is not here yet.
     Late,
+    /// The answers said that the segment is not there.
+    Negative,
+    /// The server or resolver answered with an error.
+    Refused,
+    /// What came cannot be read.
+    Damaged,
+    /// The server began anew.
+    Restart,
+    /// The listener was too far behind and went back to the live edge.
+    Behind,
+}
+
+impl GapCause {
+    /// The cause in a few words, to be said of the segment.
+    pub fn text(self) -> &'static str {
+        match self {
+            GapCause::Lost => "could not be fetched",
+            GapCause::Late => "came late",
+            GapCause::Negative => "was denied",
+            GapCause::Refused => "was refused",
+            GapCause::Damaged => "cannot be read",
+            GapCause::Restart => "is of another run of the server",
+            GapCause::Behind => "was too far behind",
+        }
+    }
+}
+
+impl From<LossCause> for GapCause {
+    fn from(cause: LossCause) -> GapCause {
+        match cause {
+            LossCause::NoAnswer => GapCause::Lost,
+            LossCause::Negative => GapCause::Negative,
+            LossCause::Refused => GapCause::Refused,
+            LossCause::Damaged => GapCause::Damaged,
+            LossCause::Behind => GapCause::Behind,
+        }
+    }
 }
 
 /// An interruption.
@@ -117,7 +164,7 @@ pub struct JitterBuffer {
     frame: Duration,
     state: State,
     buffered: BTreeMap<Sequence, Buffered>,
-    lost: BTreeSet<Sequence>,
+    lost: BTreeMap<Sequence, GapCause>,
     /// Packets to be decoded unheard, last first.
     priming: Vec<Vec<u8>>,
     /// Whether anything was ever played.
@@ -126,9 +173,10 @@ pub struct JitterBuffer {
     typical: usize,
     /// Frames since the last packet was heard.
     silent_for: usize,
-    /// From capture to play, as it was at the start, and as it is.
-    target: Option<Duration>,
+    /// From capture to play.
     latency: Option<Duration>,
+    fixed: bool,
+    steering: Steering,
     gap: Option<Gap>,
     stats: PlayoutStats,
 }
@@ -144,21 +192,38 @@ impl JitterBuffer {
             frame,
             state: State::Idle,
             buffered: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             priming: Vec::new(),
             begun: false,
             typical: 1,
             silent_for: usize::MAX / 2,
-            target: None,
             latency: None,
+            fixed: false,
+            steering: Steering::new(None),
             gap: None,
             stats: PlayoutStats::default(),
         }
     }
 
+    /// Keeps to this time from capture to play, instead of the least that the path allows.
+    pub fn fix_latency(&mut self, latency: Duration) {
+        self.fixed = true;
+        self.steering = Steering::new(Some(latency));
+    }
+
     /// What was counted.
     pub fn stats(&self) -> PlayoutStats {
         self.stats
+    }
+
+    /// The latency aimed at, the correction of the playing rate that leads there, and the drift.
+    pub fn steering(&self) -> &Steering {
+        &self.steering
+    }
+
+    /// Learns how long after its capture a segment was here, and how much longer that may take.
+    pub fn handle_need(&mut self, now: Instant, need: Duration, allowance: Duration) {
+        self.steering.handle_need(now, need, allowance);
     }
 
     /// Time from capture to [`JitterBuffer::pull`] of the segment that is playing, if known.
@@ -171,11 +236,13 @@ impl JitterBuffer {
         self.begun
     }
 
-    /// When playing begins, if its first segment is here; `None` otherwise, and once it has begun.
+    /// When playing begins, if there is anything to play; `None` otherwise, and once it has begun.
     pub fn begins_at(&self) -> Option<Instant> {
         let State::Waiting { sequence, at, .. } = self.state else { return None };
-        let ready = self.buffered.contains_key(&sequence) || self.lost.contains(&sequence);
-        ready.then_some(at)
+        let ready = self.buffered.contains_key(&sequence) || self.lost.contains_key(&sequence);
+        // The first segment is not waited for for ever, when those behind it are here.
+        let later = !ready && !self.buffered.is_empty();
+        if later { Some(at + PATIENCE) } else { ready.then_some(at) }
     }
 
     /// Learns how long a frame lasts, where the first packet had to tell.
@@ -223,7 +290,12 @@ impl JitterBuffer {
         self.buffered = if fresh { BTreeMap::new() } else { self.buffered.split_off(&sequence) };
         self.lost.clear();
         self.priming.clear();
-        self.target = None;
+        let playing = !matches!(self.state, State::Idle | State::Waiting { .. });
+        if self.begun && playing {
+            let cause = if fresh { GapCause::Restart } else { GapCause::Behind };
+            self.stats.gaps += 1;
+            self.gap = Some(Gap { sequence, cause });
+        }
         let skip = now.saturating_duration_since(play_at);
         self.state = State::Waiting { sequence, at: play_at.max(now), skip };
     }
@@ -261,10 +333,10 @@ impl JitterBuffer {
         insertion
     }
 
-    /// Hears that a segment will not come.
-    pub fn lose(&mut self, sequence: Sequence) {
+    /// Hears that a segment will not come, and why.
+    pub fn lose(&mut self, sequence: Sequence, cause: impl Into<GapCause>) {
         if !self.buffered.contains_key(&sequence) && self.lost.len() < SEGMENTS_MAX {
-            self.lost.insert(sequence);
+            self.lost.insert(sequence, cause.into());
         }
     }
 
@@ -289,15 +361,19 @@ impl JitterBuffer {
                 }
                 State::Stalled { sequence, since } => {
                     let here = self.buffered.contains_key(&sequence);
-                    let overdue = now.saturating_duration_since(since) >= PATIENCE
+
+                    let patience = if self.fixed { PATIENCE_FIXED } else { PATIENCE };
+                    let overdue = now.saturating_duration_since(since) >= patience
                         && self.buffered.keys().next().is_some();
                     if here || overdue {
+                        self.steering.handle_jump(now);
                         // Its time was spent waiting: go on with what comes next.
-                        let next = if here { sequence } else { sequence + 1 };
+                        let first = self.buffered.keys().next().copied();
+                        let next = if here { sequence } else { first.unwrap_or(sequence + 1) };
                         self.state = State::Playing { sequence: next, index: 0 };
                         continue;
                     }
-                    if self.lost.remove(&sequence) {
+                    if self.lost.remove(&sequence).is_some() {
                         let waited = now.saturating_duration_since(since);
                         let waited = (waited.as_nanos() / self.frame.as_nanos()) as usize;
                         let left = self.typical.saturating_sub(waited);
@@ -309,6 +385,7 @@ impl JitterBuffer {
                 }
                 State::Missing { sequence, left } => {
                     if left == 0 {
+                        self.steering.handle_jump(now);
                         self.state = State::Playing { sequence: sequence + 1, index: 0 };
                         continue;
                     }
@@ -328,11 +405,21 @@ impl JitterBuffer {
         at: Instant,
         skip: Duration,
     ) -> Option<Play> {
-        if self.lost.remove(&sequence) {
+        if self.lost.remove(&sequence).is_some() {
             let length = self.frame * self.typical as u32;
             let (at, skip) = (at + length.saturating_sub(skip), skip.saturating_sub(length));
             self.state = State::Waiting { sequence: sequence + 1, at, skip };
             return None;
+        }
+        if !self.buffered.contains_key(&sequence) && now.saturating_duration_since(at) >= PATIENCE {
+            // It was waited for long enough; begin with what is here.
+            if let Some((&next, segment)) = self.buffered.iter().next() {
+                let behind = segment.captured.zip(self.steering.target());
+                let late = behind.map(|(captured, target)| captured + target);
+                let skip = late.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                self.state = State::Waiting { sequence: next, at: now, skip };
+                return None;
+            }
         }
         let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
         let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
@@ -342,16 +429,17 @@ impl JitterBuffer {
             self.state = State::Waiting { sequence: sequence + 1, at, skip: skip - length };
             return None;
         }
-        if now < at {
+        // What was heard before fades out first: this has nothing to do with it.
+        if now < at || self.begun && self.silent_for < self.conceal_frames() {
             return Some(self.nothing());
         }
         let past = frames.saturating_sub(PRIMING_PACKETS)..frames;
         self.priming = segment.packets[past].iter().rev().flatten().cloned().collect();
         // Later than planned when the segment was late: that is the path, so it stays like this.
-        self.target = segment
+        self.latency = segment
             .captured
             .map(|captured| now.saturating_duration_since(captured + self.frame * frames as u32));
-        self.latency = self.target;
+        self.steering.handle_start(now, self.latency);
         self.state = State::Playing { sequence, index: frames };
         // The priming is part of it: whoever asks when to go on is told that it is now.
         self.begun = true;
@@ -362,26 +450,31 @@ impl JitterBuffer {
     fn play(&mut self, now: Instant, sequence: Sequence, index: usize) -> Option<Play> {
         let Some(segment) = self.buffered.get_mut(&sequence) else {
             let lost = self.lost.remove(&sequence);
-            let cause = if lost { GapCause::Lost } else { GapCause::Late };
             self.stats.gaps += 1;
-            self.gap = Some(Gap { sequence, cause });
-            self.state = match cause {
-                GapCause::Lost => State::Missing { sequence, left: self.typical },
-                GapCause::Late => State::Stalled { sequence, since: now },
+            self.gap = Some(Gap { sequence, cause: lost.unwrap_or(GapCause::Late) });
+            self.state = match lost {
+                Some(_) => State::Missing { sequence, left: self.typical },
+                None => State::Stalled { sequence, since: now },
             };
             return None;
         };
         if index == 0 {
-            self.latency = segment.captured.map(|at| now.saturating_duration_since(at));
-            let excess =
-                self.latency.zip(self.target).map(|(is, target)| is.saturating_sub(target));
-            if excess.is_some_and(|excess| excess > EXCESS_MAX) {
-                self.stats.skipped += 1;
+            let segment_latency = segment.captured.map(|at| now.saturating_duration_since(at));
+            self.latency = segment_latency;
+            if self.is_far_behind() {
                 self.buffered.remove(&sequence);
-                self.state = State::Playing { sequence: sequence + 1, index: 0 };
+                self.skip(now, sequence);
                 return None;
             }
+            match segment_latency {
+                Some(latency) => self.steering.handle_latency(now, latency),
+                None => {
+                    let level = self.level();
+                    self.steering.handle_level(now, level);
+                }
+            }
         }
+        let segment = self.buffered.get_mut(&sequence)?;
         let Some(packet) = segment.packets.get_mut(index) else {
             self.typical = segment.packets.len();
             self.buffered.remove(&sequence);
@@ -400,6 +493,26 @@ impl JitterBuffer {
         Some(Play::Packet(packet))
     }
 
+    fn is_far_behind(&self) -> bool {
+        let excess = self.latency.zip(self.steering.target());
+        excess.is_some_and(|(is, target)| is.saturating_sub(target) > EXCESS_MAX)
+    }
+
+    /// Leaves a segment out; what was heard before fades out, and the next one fades in.
+    fn skip(&mut self, now: Instant, sequence: Sequence) {
+        self.stats.skipped += 1;
+        self.stats.gaps += 1;
+        self.gap = Some(Gap { sequence, cause: GapCause::Behind });
+        self.steering.handle_jump(now);
+        let fade = self.conceal_frames().saturating_sub(self.silent_for);
+        self.state = State::Missing { sequence, left: fade };
+    }
+
+    /// Frames after which concealment has faded out.
+    fn conceal_frames(&self) -> usize {
+        CONCEAL.as_nanos().div_ceil(self.frame.as_nanos()) as usize
+    }
+
     /// Nothing to play: silence, if there was sound before.
     fn nothing(&mut self) -> Play {
         if self.begun { self.conceal() } else { Play::Idle }
@@ -408,8 +521,7 @@ impl JitterBuffer {
     /// Concealment while it can be heard, silence after.
     fn conceal(&mut self) -> Play {
         self.silent_for = self.silent_for.saturating_add(1);
-        let frames = CONCEAL.as_nanos().div_ceil(self.frame.as_nanos()) as usize;
-        if self.silent_for <= frames { Play::Conceal } else { Play::Silence }
+        if self.silent_for <= self.conceal_frames() { Play::Conceal } else { Play::Silence }
     }
 }
 
@@ -471,7 +583,7 @@ pub fn fuzz_jitter_buffer(operations: &[u8]) {
                     vec![Some(sequence.to_be_bytes().to_vec()); usize::from(operation[0])];
                 buffer.insert(sequence, packets, Some(now));
             }
-            1 => buffer.lose(sequence),
+            1 => buffer.lose(sequence, GapCause::Negative),
             2 => {
                 newest = None;
                 let at = now + frame * u32::from(operation[0]);
@@ -593,7 +705,7 @@ mod tests {
         listener.buffer.start(listener.now, 10, listener.now, true);
         listener.insert(10);
         listener.insert(12);
-        listener.buffer.lose(11);
+        listener.buffer.lose(11, GapCause::Lost);
         assert_eq!(listener.hear(9), "a0a1a2~~_c0c1c2");
         let gap = Gap { sequence: 11, cause: GapCause::Lost };
         assert_eq!(listener.buffer.take_gap(), Some(gap));
@@ -615,6 +727,7 @@ mod tests {
     #[test]
     fn a_late_segment_is_given_up_when_there_is_something_behind_it() {
         let mut listener = Listener::new();
+        listener.buffer.fix_latency(Duration::from_secs(1));
         listener.buffer.start(listener.now, 10, listener.now, true);
         listener.insert(10);
         listener.insert(12);
@@ -633,11 +746,12 @@ mod tests {
         listener.buffer.start(listener.now, 14, listener.now + FRAME, false);
         assert_eq!(listener.hear(1), "~");
         listener.insert(14);
-        assert_eq!(listener.hear(6), "e0e1e2f0f1f2");
+        assert_eq!(listener.hear(7), "~e0e1e2f0f1f2");
         // Another run, with numbers below all those before.
         listener.buffer.start(listener.now, 10, listener.now, true);
         listener.insert(10);
-        assert_eq!(listener.hear(2), "a0a1");
+        assert_eq!(listener.hear(4), "~~a0a1");
+        assert_eq!(listener.buffer.take_gap().map(|gap| gap.cause), Some(GapCause::Restart));
     }
 
     #[test]
@@ -651,7 +765,7 @@ mod tests {
         listener.now += Duration::from_secs(4);
         listener.buffer.insert(11, packets(11), Some(begin + 3 * FRAME));
         listener.buffer.insert(12, packets(12), Some(begin + Duration::from_secs(4)));
-        assert_eq!(listener.hear(1), "c0");
+        assert_eq!(listener.hear(3), "~~c0");
         assert_eq!(listener.buffer.stats().skipped, 1);
     }
 

@@ -16,7 +16,7 @@ use crate::units::{Channels, SampleRate};
 use std::f64::consts::PI;
 
 /// The largest correction of the ratio, in parts per million, either way.
-pub const CORRECTION_PPM_MAX: f64 = 1_000.0;
+pub const CORRECTION_PPM_MAX: f64 = 5_000.0;
 
 /// How fast a new correction is approached, in parts per million per second of output.
 const CORRECTION_PPM_PER_SECOND: f64 = 1_000.0;
@@ -24,18 +24,30 @@ const CORRECTION_PPM_PER_SECOND: f64 = 1_000.0;
 /// Output samples between two steps of a correction on its way.
 const CORRECTION_STEP_SAMPLES: u32 = 64;
 
+/// How long it takes to fade between the copy and the filter, in seconds.
+const BLEND_SECONDS: f32 = 0.02;
+
+/// How long it takes at most to bring the output back to whole input samples, in seconds.
+const HOMING_SECONDS: f64 = 0.5;
+
 /// Converts interleaved PCM from one sample rate to another.
 ///
-/// While both rates are equal and no correction was ever asked for, it copies, bit by bit and
-/// without delay. Once a correction was set it filters for good: going back to copying would have
-/// to skip the filter's delay, which is heard.
+/// While both rates are equal and there is no correction, it copies, bit by bit and without delay.
+/// A correction fades over from the copy to the filter, and fades back once it has ended and the
+/// output lies on whole input samples again: neither is heard. With the filter the output lags by
+/// [`Resampler::delay_samples`], which come at once when it is left.
 #[derive(Clone, Debug)]
 pub struct Resampler {
     channels: usize,
     to: SampleRate,
     phase: Phase,
-    /// `None` while copying.
+    /// `None` until there is anything to filter.
     filter: Option<Filter>,
+    /// Whether the input is copied.
+    copying: bool,
+    /// How much of the copy is in the output while filtering, 0 to 1; more than none only while the
+    /// output lies on whole input samples.
+    blend: f32,
     /// The recent input by channel. While filtering, the next output's window begins at `start`;
     /// while copying, it holds just what a filter that begins now would need of the past.
     history: [Vec<f32>; 2],
@@ -58,7 +70,9 @@ impl Resampler {
             channels: channels.count(),
             to,
             phase,
+            copying: filter.is_none(),
             filter,
+            blend: 0.0,
             history: [Vec::new(), Vec::new()],
             start: 0,
             correction_ppm: 0.0,
@@ -75,10 +89,12 @@ impl Resampler {
     pub fn set_correction(&mut self, ppm: f64) {
         let ppm = if ppm.is_nan() { 0.0 } else { ppm };
         self.correction_ppm_target = ppm.clamp(-CORRECTION_PPM_MAX, CORRECTION_PPM_MAX);
-        if self.filter.is_none() && self.correction_ppm_target != 0.0 {
+        if self.copying && self.correction_ppm_target != 0.0 {
             // What was copied so far ends at the instant where the filter goes on, and the history
             // holds its past: the first filtered sample continues the last copied one.
-            self.filter = Some(Filter::new(&self.phase));
+            self.filter.get_or_insert_with(|| Filter::new(&self.phase));
+            self.copying = false;
+            self.blend = 1.0;
             self.start = 0;
         }
     }
@@ -90,13 +106,13 @@ impl Resampler {
 
     /// Whether the output is a plain copy of the input.
     pub fn is_bypass(&self) -> bool {
-        self.filter.is_none()
+        self.copying
     }
 
     /// Input samples (per channel) that the filter must have seen beyond the instant it puts out;
     /// 0 while it copies.
     pub fn delay_samples(&self) -> usize {
-        self.filter.as_ref().map_or(0, |filter| filter.half)
+        self.filter.as_ref().filter(|_| !self.copying).map_or(0, |filter| filter.half)
     }
 
     /// Takes `input` (interleaved, whole samples) and appends what can be told of the output to
@@ -106,13 +122,11 @@ impl Resampler {
     /// When `input` is not a whole number of samples of all channels.
     pub fn process(&mut self, input: &[i16], out: &mut Vec<i16>) {
         assert_eq!(input.len() % self.channels, 0, "input must be whole samples");
-        if self.filter.is_none() {
+        if self.copying {
             let keep = past_samples(Filter::half_taps(1.0));
             let recent = input.len().min(keep * self.channels);
             self.remember(&input[input.len() - recent..]);
-            for history in &mut self.history[..self.channels] {
-                history.drain(..history.len() - keep);
-            }
+            self.keep_past();
             out.extend_from_slice(input);
         } else {
             self.remember(input);
@@ -124,13 +138,21 @@ impl Resampler {
     /// a past. All in all, *n* input samples make ⌈*n* × to ÷ from⌉ output samples when there is no
     /// correction.
     pub fn flush(&mut self, out: &mut Vec<i16>) {
-        if let Some(filter) = &self.filter {
+        if let Some(filter) = self.filter.as_ref().filter(|_| !self.copying) {
             for history in &mut self.history[..self.channels] {
                 history.resize(history.len() + filter.half, 0.0);
             }
             self.filter_history(out);
         }
         self.forget();
+    }
+
+    /// Drops all of the history but what a filter that begins now needs of the past.
+    fn keep_past(&mut self) {
+        let keep = past_samples(Filter::half_taps(1.0));
+        for history in &mut self.history[..self.channels] {
+            history.drain(..history.len() - keep);
+        }
     }
 
     fn remember(&mut self, input: &[i16]) {
@@ -151,41 +173,41 @@ impl Resampler {
         }
         self.start = 0;
         self.phase.part = 0;
+        // Nothing is left that the next sound would have to be continued from.
+        self.copying = self.phase.ratio == (1, 1) && self.correction_ppm_target == 0.0;
+        self.blend = 0.0;
+        if self.copying {
+            self.correction_ppm = 0.0;
+            self.phase.correct(0.0);
+        }
     }
 
     fn filter_history(&mut self, out: &mut Vec<i16>) {
-        let Some(filter) = &self.filter else { return };
-        let width = filter.half * 2;
+        let Some(width) = self.filter.as_ref().map(|filter| filter.half * 2) else { return };
         let available = self.history[0].len();
         while self.start + width <= available {
+            let Some(filter) = &self.filter else { return };
             let (row, weight) = filter.locate(self.phase.part);
             let window = self.start..self.start + width;
             for history in &self.history[..self.channels] {
-                let value = if weight == 0.0 {
+                let mut value = if weight == 0.0 {
                     dot(filter.row(row), &history[window.clone()])
                 } else {
                     let below = dot(filter.row(row), &history[window.clone()]);
                     let above = dot(filter.row(row + 1), &history[window.clone()]);
                     below + weight * (above - below)
                 };
+                if self.blend > 0.0 {
+                    value +=
+                        self.blend * (history[window.start + past_samples(filter.half)] - value);
+                }
                 out.push(round(value));
             }
             self.start += self.phase.advance();
-            self.correction_countdown -= 1;
-            if self.correction_countdown == 0 {
-                self.correction_countdown = CORRECTION_STEP_SAMPLES;
-                if self.correction_ppm != self.correction_ppm_target {
-                    let step_max = CORRECTION_PPM_PER_SECOND * f64::from(CORRECTION_STEP_SAMPLES)
-                        / f64::from(self.to.hz());
-                    let missing = self.correction_ppm_target - self.correction_ppm;
-                    self.correction_ppm = if missing.abs() <= step_max {
-                        self.correction_ppm_target
-                    } else {
-                        self.correction_ppm + step_max.copysign(missing)
-                    };
-                    self.phase.correct(self.correction_ppm);
-                }
+            if self.correction_ppm == 0.0 && self.phase.ratio == (1, 1) && self.fade_over(out) {
+                return;
             }
+            self.correct();
         }
         // The next window may begin beyond what has arrived, when many inputs make one output.
         let spent = self.start.min(available);
@@ -193,6 +215,55 @@ impl Resampler {
             history.drain(..spent);
         }
         self.start -= spent;
+    }
+}
+
+impl Resampler {
+    /// Between two output samples without a correction: fades between the copy and the filter.
+    /// Returns whether the rest of the history was copied to `out`, and the filter is left.
+    fn fade_over(&mut self, out: &mut Vec<i16>) -> bool {
+        let step = 1.0 / (BLEND_SECONDS * self.to.hz() as f32).max(1.0);
+        if self.correction_ppm_target != 0.0 {
+            self.blend = (self.blend - step).max(0.0);
+            return false;
+        }
+        if self.phase.part != 0 {
+            self.start += self.phase.home((HOMING_SECONDS * f64::from(self.to.hz())) as u64);
+            return false;
+        }
+        self.blend += step;
+        let half = self.filter.as_ref().map_or(0, |filter| filter.half);
+        if self.blend < 1.0 || self.start + past_samples(half) > self.history[0].len() {
+            return false;
+        }
+        let from = self.start + past_samples(half);
+        for index in from..self.history[0].len() {
+            out.extend(self.history[..self.channels].iter().map(|history| round(history[index])));
+        }
+        (self.copying, self.blend, self.start) = (true, 0.0, 0);
+        self.keep_past();
+        true
+    }
+
+    /// Between two output samples: brings the correction nearer to what was asked for.
+    fn correct(&mut self) {
+        self.correction_countdown -= 1;
+        if self.correction_countdown > 0 {
+            return;
+        }
+        self.correction_countdown = CORRECTION_STEP_SAMPLES;
+        if self.correction_ppm == self.correction_ppm_target || self.blend > 0.0 {
+            return;
+        }
+        let step_max = CORRECTION_PPM_PER_SECOND * f64::from(CORRECTION_STEP_SAMPLES)
+            / f64::from(self.to.hz());
+        let missing = self.correction_ppm_target - self.correction_ppm;
+        self.correction_ppm = if missing.abs() <= step_max {
+            self.correction_ppm_target
+        } else {
+            self.correction_ppm + step_max.copysign(missing)
+        };
+        self.phase.correct(self.correction_ppm);
     }
 }
 
@@ -255,6 +326,22 @@ impl Phase {
         let step = step.saturating_add_signed((step as f64 * ppm * 1e-6) as i64);
         self.step_whole = (step / self.unit) as usize;
         self.step_part = step % self.unit;
+    }
+
+    /// Moves towards the nearest whole input sample, by as much as brings it there within `samples`
+    /// steps from wherever it may be; returns the whole input samples that were passed.
+    fn home(&mut self, samples: u64) -> usize {
+        let step = (self.unit / (2 * samples).max(1)).max(1);
+        if self.part > self.unit / 2 {
+            self.part += step.min(self.unit - self.part);
+            if self.part == self.unit {
+                self.part = 0;
+                return 1;
+            }
+        } else {
+            self.part -= step.min(self.part);
+        }
+        0
     }
 
     /// Moves on by one output sample and returns the whole input samples that were passed.
@@ -614,11 +701,11 @@ mod tests {
 
     #[test]
     fn a_correction_changes_the_length_by_as_much() {
-        for ppm in [1_000.0, -1_000.0, 37.5] {
+        for ppm in [5_000.0, -1_000.0, 37.5] {
             let mut resampler = Resampler::new(Channels::MONO, rate(16_000), rate(16_000));
             resampler.set_correction(ppm);
             let (second, mut out) = (vec![0i16; 16_000], Vec::new());
-            for _ in 0..2 {
+            for _ in 0..6 {
                 resampler.process(&second, &mut out);
             }
             assert_eq!(resampler.correction_ppm(), ppm);
@@ -634,19 +721,38 @@ mod tests {
     #[test]
     fn corrections_never_click() {
         // A click is a break in the second difference, which is small for a slow sine.
-        let input = tone(200.0, 16_000, 16_000.0, 64_000);
+        let input = tone(200.0, 16_000, 16_000.0, 80_000);
         let mut resampler = Resampler::new(Channels::MONO, rate(16_000), rate(16_000));
         let mut out = Vec::new();
         for (n, piece) in input.chunks(8_000).enumerate() {
-            let ppm = [0.0, 1_000.0, -1_000.0, 250.0, 0.0, f64::NAN, -2_000.0, 0.0][n];
+            let ppm = [0.0, 1_000.0, -1_000.0, 250.0, 0.0, f64::NAN, -400.0, 0.0][n.min(7)];
             resampler.set_correction(ppm);
             resampler.process(piece, &mut out);
         }
-        assert!(!resampler.is_bypass());
+        assert!(resampler.is_bypass(), "the last correction has ended");
         let bend = out.windows(3).map(|w| i32::from(w[0]) - 2 * i32::from(w[1]) + i32::from(w[2]));
         let bend_max = bend.map(i32::abs).max().unwrap_or(0);
         // 16,000 × (2 π 200 ÷ 16,000)² = 99, and rounding adds at most 2.
         assert!(bend_max <= 103, "{bend_max}");
+    }
+
+    #[test]
+    fn after_a_correction_the_output_is_the_input_again() {
+        let input: Vec<i16> = tone(3_000.0, 16_000, 9_000.0, 80_000);
+        let mut resampler = Resampler::new(Channels::MONO, rate(16_000), rate(16_000));
+        let mut out = Vec::new();
+        for (n, piece) in input.chunks(960).enumerate() {
+            resampler.set_correction(if (10..20).contains(&n) { 300.0 } else { 0.0 });
+            let before = out.len();
+            resampler.process(piece, &mut out);
+            if !(10..40).contains(&n) {
+                assert!(resampler.is_bypass(), "piece {n}");
+                assert_eq!(&out[before..], piece, "piece {n}");
+            }
+        }
+        // All that was asked for: 10 pieces of 60 ms at up to 300 ppm, to the nearest sample.
+        let shorter = input.len() - out.len();
+        assert!((1..=4).contains(&shorter), "{shorter} samples");
     }
 
     #[test]

@@ -6,7 +6,6 @@ use Value::{Bool, Count, Number, Object, Seconds, Text};
 use aodns::client::ClientStats;
 use aodns::follow::{Manner, StreamParameters, Trouble};
 use aodns::pipeline::play::GapReport;
-use aodns::playout::GapCause;
 use aodns::responder::ResponderStats;
 use aodns::responder::limit::Rule;
 use aodns::server::ServerStats;
@@ -167,10 +166,7 @@ pub fn stream_words(stream: &StreamParameters) -> String {
 
 /// A gap and its cause.
 pub fn gap_words(report: &GapReport) -> String {
-    let cause = match report.gap.cause {
-        GapCause::Lost => "could not be fetched",
-        GapCause::Late => "came late",
-    };
+    let cause = report.gap.cause.text();
     format!("gap at {}: segment {} {cause}", clock(report.at), report.gap.sequence)
 }
 

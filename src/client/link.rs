@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// A connection that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(5);
-/// A handshake that takes longer has failed.
-const CONNECT: Duration = Duration::from_secs(2);
+/// A handshake that takes longer has failed; two that were lost take 3 s (RFC 6298 §5).
+const CONNECT: Duration = Duration::from_secs(4);
 /// Queries waiting to be sent, in octets; more means that nothing goes out.
 const PENDING_MAX: usize = 64 * 1024;
 
@@ -36,6 +36,7 @@ pub struct Link {
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
     used: Instant,
+    opened: Instant,
     broken: bool,
 }
 
@@ -49,6 +50,7 @@ impl Link {
             outgoing: Vec::new(),
             incoming: Vec::new(),
             used: Instant::now(),
+            opened: Instant::now(),
             broken: false,
         }
     }
@@ -56,15 +58,7 @@ impl Link {
     /// Sends a message with its length prefix, soon. Returns whether a connection had to be opened.
     /// That it failed is told by [`Link::handle_ready`] or [`Link::handle_timeout`].
     pub fn send(&mut self, message: &[u8], now: Instant) -> bool {
-        let opened = self.stream.is_none();
-        if opened {
-            self.connected = false;
-            self.broken = false;
-            self.incoming.clear();
-            self.outgoing.clear();
-            self.stream = connect(self.address).ok();
-        }
-        self.used = now;
+        let opened = self.open(now);
         if self.outgoing.len() + message.len() <= PENDING_MAX {
             self.outgoing.extend_from_slice(message);
         }
@@ -72,6 +66,26 @@ impl Link {
             self.flush();
         }
         opened
+    }
+
+    /// Opens the connection if it is not open, and returns whether it was not.
+    pub fn open(&mut self, now: Instant) -> bool {
+        self.used = now;
+        if self.stream.is_some() {
+            return false;
+        }
+        self.connected = false;
+        self.broken = false;
+        self.incoming.clear();
+        self.outgoing.clear();
+        self.opened = now;
+        self.stream = connect(self.address).ok();
+        true
+    }
+
+    /// Closes the connection, if there is one.
+    pub fn close(&mut self) {
+        self.stream = None;
     }
 
     /// The socket and what it is polled for.
@@ -84,14 +98,15 @@ impl Link {
 
     /// When [`Link::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.stream.as_ref().map(|_| self.used + if self.connected { IDLE } else { CONNECT })
+        let at = if self.connected { self.used + IDLE } else { self.opened + CONNECT };
+        self.stream.as_ref().map(|_| at)
     }
 
-    /// Closes a connection that is idle or does not come up.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_some_and(|at| now >= at) {
-            self.stream = None;
-        }
+    /// Closes a connection that is idle or does not come up, and tells of it.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<LinkEvent> {
+        self.poll_timeout().filter(|&at| now >= at)?;
+        self.stream = None;
+        Some(LinkEvent::Closed { connected: self.connected })
     }
 
     /// The socket is ready: writes, reads, and takes one message apart into `buffer`. To be called

@@ -242,7 +242,7 @@ impl Listener {
                 assert!(!segment.packets.is_empty());
                 self.deliver(sequence);
             }
-            Event::Lost(sequence) => self.deliver(sequence),
+            Event::Lost(sequence, _) => self.deliver(sequence),
             Event::Ended | Event::Trouble(_) => {}
         }
     }

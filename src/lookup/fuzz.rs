@@ -1,6 +1,7 @@
 //! Body of the fuzz target `lookup`: a socket loop made of octets.
 
-use super::{Lookup, Progress, RetryPolicy, Transport, Upstream, Verdict};
+use super::{Lookup, Progress, RetryPolicy, Transport};
+use crate::upstream::{Upstream, Verdict};
 use crate::wire::{self, Name, Rcode};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub fn fuzz_lookup(operations: &[u8]) {
     let mut now = Instant::now();
     let begin = |upstream: &Upstream, now| {
         let query = upstream.query(name.clone(), now);
-        Lookup::new(query, upstream.transport(), policy, upstream.timeout(&policy), now)
+        Lookup::new(query, upstream.transport(), policy, upstream.paces(&policy, true), now)
     };
     let mut lookup = begin(&upstream, now);
     let mut attempts = Vec::new();
@@ -57,7 +58,7 @@ pub fn fuzz_lookup(operations: &[u8]) {
             }
             2 => {
                 if attempts.last().is_some_and(|(via, _)| *via == Transport::Tcp) {
-                    lookup.handle_connection_lost(now);
+                    lookup.handle_connection_lost(now, (attempts.len() - 1) as u16);
                     upstream.handle_connection_failed();
                 }
                 continue;
@@ -81,7 +82,8 @@ pub fn fuzz_lookup(operations: &[u8]) {
         };
         let via = attempts.last().map_or(Transport::Udp, |(via, _)| *via);
         match lookup.handle_message(now, &octets, via) {
-            Progress::Pending => upstream.handle_truncation(true),
+            Progress::Pending => {}
+            Progress::Truncated => upstream.handle_truncation(true),
             Progress::Ignored(_) => {}
             Progress::Failed => panic!("no message fails a lookup"),
             Progress::Answered { answer, sent } => {

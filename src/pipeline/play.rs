@@ -1,14 +1,14 @@
 //! The listener's last stage, `play`: events from the follower into the jitter buffer, frames out
-//! of it through the decoder into the sink.
+//! of it through the decoder and the resampler that steers the pace into the sink.
 
 use super::Supervision;
+use super::render::Renderer;
 use crate::audio::{AudioError, Sink};
-use crate::codec::{self, Decoder};
+use crate::codec::CodecError;
 use crate::error::Error;
 use crate::follow::{Event, StreamParameters, Trouble};
-use crate::playout::{Fader, Gap, JitterBuffer, Play, PlayoutStats};
-use crate::resample::Resampler;
-use crate::units::{Channels, Format, SampleRate};
+use crate::playout::{Gap, JitterBuffer, Play, PlayoutStats};
+use crate::units::SampleRate;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const FLUSH_INTERVAL: Duration = Duration::from_millis(900);
 /// Between two looks at whether to stop, at most.
 const TICK: Duration = Duration::from_millis(200);
+/// Frames that fade out what is heard before a stream of another kind begins.
+const FAREWELL_FRAMES: usize = 2;
 /// Gaps that are remembered for the report.
 const GAPS_MAX: usize = 1000;
 /// A clock of the sound that fell this far behind is set anew.
@@ -34,13 +36,26 @@ pub struct GapReport {
 
 /// What is playing, for the status line and the report.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct PlayStatus {
     /// Counts of the jitter buffer.
     pub playout: PlayoutStats,
     /// Packets that the codec could not decode.
     pub undecodable: u64,
+    /// Those of them that last longer or shorter than the stream's.
+    pub wrong_duration: u64,
+    /// The latency that is aimed at.
+    pub target: Option<Duration>,
+    /// How much faster this side plays than the server captures, in parts per million, once it was
+    /// measured.
+    pub drift_ppm: Option<f64>,
+    /// By how much playing is sped up now, in parts per million; 0 while the sound is exactly what
+    /// was decoded.
+    pub correction_ppm: f64,
     /// Times that the sink had nothing to play.
     pub underruns: u64,
+    /// When the last sound was written that was no concealment.
+    pub last_sound: Option<Instant>,
     /// From capture to the sink's output, if the server tells enough to know.
     pub latency: Option<Duration>,
     /// Sound fetched and not yet played.
@@ -59,116 +74,11 @@ pub struct PlayStatus {
     pub ended: bool,
 }
 
-/// From packets to the sink's format.
-struct Chain {
-    decoder: Box<dyn Decoder>,
-    resampler: Option<Resampler>,
-    fader: Fader,
-    output: Format,
-    decoded: Vec<i16>,
-    resampled: Vec<i16>,
-    out: Vec<i16>,
-}
-
-impl Chain {
-    fn new(stream: &StreamParameters, sink: &mut dyn Sink) -> Result<Chain, Error> {
-        let output = sink.open(stream.format)?;
-        let frame_samples = stream.frame_samples.map(|samples| samples as usize);
-        let decoder =
-            codec::build_decoder(stream.codec, stream.format, frame_samples, output.rate)?;
-        let format = decoder.format();
-        let resampler = (format.rate != output.rate)
-            .then(|| Resampler::new(format.channels, format.rate, output.rate));
-        let room = codec::FRAME_SAMPLES_MAX.max(decoder.frame_samples());
-        Ok(Chain {
-            fader: Fader::new(format.rate.hz(), format.channels.count()),
-            decoded: vec![0; room * format.channels.count()],
-            resampled: Vec::new(),
-            out: Vec::new(),
-            decoder,
-            resampler,
-            output,
-        })
-    }
-
-    fn frame(&self) -> Duration {
-        self.decoder.format().rate.duration(self.decoder.frame_samples() as u64)
-    }
-
-    /// Decodes, and shapes the edge of a gap; the sound for the sink, interleaved. The flag says
-    /// whether the packet was good.
-    fn render(&mut self, play: &Play) -> (&[i16], bool) {
-        let channels = self.decoder.format().channels.count();
-        let mut good = true;
-        let conceal = |decoder: &mut dyn Decoder, pcm: &mut [i16]| match decoder.decode(None, pcm) {
-            Ok(samples) => samples * channels,
-            Err(_) => {
-                let length = decoder.frame_samples() * channels;
-                pcm[..length].fill(0);
-                length
-            }
-        };
-        let length = match play {
-            Play::Packet(packet) | Play::Prime(packet) => {
-                match self.decoder.decode(Some(packet), &mut self.decoded) {
-                    Ok(samples) => {
-                        let length = samples * channels;
-                        self.fader.sound(&mut self.decoded[..length]);
-                        length
-                    }
-                    Err(_) => {
-                        good = false;
-                        let length = conceal(&mut *self.decoder, &mut self.decoded);
-                        self.fader.concealment(&mut self.decoded[..length]);
-                        length
-                    }
-                }
-            }
-            Play::Conceal => {
-                let length = conceal(&mut *self.decoder, &mut self.decoded);
-                self.fader.concealment(&mut self.decoded[..length]);
-                length
-            }
-            Play::Silence | Play::Idle => {
-                self.fader.silence();
-                let length = self.decoder.frame_samples() * channels;
-                self.decoded[..length].fill(0);
-                length
-            }
-        };
-        let pcm = &self.decoded[..length];
-        let pcm = match &mut self.resampler {
-            Some(resampler) => {
-                self.resampled.clear();
-                resampler.process(pcm, &mut self.resampled);
-                &self.resampled[..]
-            }
-            None => pcm,
-        };
-        let pcm = match (self.decoder.format().channels, self.output.channels) {
-            (Channels::MONO, Channels::STEREO) => {
-                self.out.clear();
-                self.out.extend(pcm.iter().flat_map(|&sample| [sample, sample]));
-                &self.out[..]
-            }
-            (Channels::STEREO, Channels::MONO) => {
-                self.out.clear();
-                let halves = pcm.chunks_exact(2);
-                self.out
-                    .extend(halves.map(|two| ((i32::from(two[0]) + i32::from(two[1])) / 2) as i16));
-                &self.out[..]
-            }
-            _ => pcm,
-        };
-        (pcm, good)
-    }
-}
-
 /// The stage's state.
 struct Player<'a> {
     sink: Box<dyn Sink>,
     buffer: JitterBuffer,
-    chain: Option<Chain>,
+    chain: Option<Renderer>,
     stream: Option<StreamParameters>,
     status: &'a Mutex<PlayStatus>,
     /// Of a sink without a clock: when it was set, and the samples written since.
@@ -176,13 +86,18 @@ struct Player<'a> {
     written_samples: u64,
     rate: SampleRate,
     undecodable: u64,
+    wrong_duration: u64,
+    /// Whether the next packet is of another run of the server than those before.
+    renewing: bool,
+    last_sound: Option<Instant>,
     first_sound: Option<Instant>,
     flushed: Instant,
     ended: bool,
     gone: bool,
 }
 
-/// Plays what `events` bring until they end, the stream ends, or the sink is closed.
+/// Plays what `events` bring until they end, the stream ends, or the sink is closed; `latency` after
+/// it was captured, or as soon as the path allows.
 ///
 /// # Errors
 /// When the sink fails, or the codec cannot be set up.
@@ -191,10 +106,15 @@ pub fn play(
     events: Receiver<Event>,
     supervision: &Supervision,
     status: &Mutex<PlayStatus>,
+    latency: Option<Duration>,
 ) -> Result<(), Error> {
+    let mut buffer = JitterBuffer::new(Duration::from_millis(60));
+    if let Some(latency) = latency {
+        buffer.fix_latency(latency);
+    }
     let mut player = Player {
         sink,
-        buffer: JitterBuffer::new(Duration::from_millis(60)),
+        buffer,
         chain: None,
         stream: None,
         status,
@@ -202,6 +122,9 @@ pub fn play(
         written_samples: 0,
         rate: SampleRate::HZ_16000,
         undecodable: 0,
+        wrong_duration: 0,
+        renewing: false,
+        last_sound: None,
         first_sound: None,
         flushed: Instant::now(),
         ended: false,
@@ -281,13 +204,15 @@ impl Player<'_> {
         let now = Instant::now();
         match event {
             Event::Stream(stream) => {
-                let chain = Chain::new(&stream, &mut *self.sink)?;
+                self.fade_out()?;
+                let output = self.sink.open(stream.format)?;
+                let chain = Renderer::new(&stream, output)?;
                 self.buffer.restart(chain.frame());
                 if self.clock.is_none() && !self.sink.has_clock() {
                     self.clock = Some((now, 0));
                 }
-                if self.rate != chain.output.rate {
-                    self.rate = chain.output.rate;
+                if self.rate != chain.output().rate {
+                    self.rate = chain.output().rate;
                     self.clock = self.clock.map(|_| (now, 0));
                 }
                 self.chain = Some(chain);
@@ -296,15 +221,32 @@ impl Player<'_> {
             }
             Event::Start { sequence, play_at, fresh } => {
                 self.buffer.start(now, sequence, play_at, fresh);
+                self.renewing |= fresh;
                 self.ended = false;
             }
-            Event::Segment { sequence, segment, captured } => {
+            Event::Segment { sequence, segment, captured, need, allowance } => {
                 self.buffer.insert(sequence, segment.packets, captured);
+                if let Some(need) = need {
+                    self.buffer.handle_need(now, need, allowance);
+                }
                 self.status().trouble = None;
             }
-            Event::Lost(sequence) => self.buffer.lose(sequence),
+            Event::Lost(sequence, cause) => self.buffer.lose(sequence, cause),
             Event::Ended => self.ended = true,
             Event::Trouble(trouble) => self.status().trouble = Some((trouble, now)),
+        }
+        Ok(())
+    }
+
+    /// Fades out what is heard before the chain is replaced.
+    fn fade_out(&mut self) -> Result<(), Error> {
+        let Some(chain) = self.chain.as_mut().filter(|_| self.buffer.begun()) else {
+            return Ok(());
+        };
+        for _ in 0..FAREWELL_FRAMES {
+            let (pcm, _) = chain.render(&Play::Conceal);
+            self.sink.write(pcm)?;
+            self.written_samples += (pcm.len() / chain.output().channels.count()) as u64;
         }
         Ok(())
     }
@@ -313,6 +255,11 @@ impl Player<'_> {
         let now = Instant::now();
         let play = self.buffer.pull(now);
         let Some(chain) = &mut self.chain else { return Ok(()) };
+        if self.renewing && matches!(play, Play::Packet(_) | Play::Prime(_)) {
+            chain.renew()?;
+            self.renewing = false;
+        }
+        chain.set_correction(self.buffer.steering().correction_ppm());
         if let Some((anchor, samples)) = self.clock {
             let behind = now.saturating_duration_since(anchor + self.rate.duration(samples));
             if behind > BEHIND_MAX || self.first_sound.is_none() {
@@ -322,23 +269,28 @@ impl Player<'_> {
         if play == Play::Idle {
             return Ok(());
         }
-        let (pcm, good) = chain.render(&play);
-        self.undecodable += u64::from(!good);
+        let (pcm, wrong) = chain.render(&play);
+        self.undecodable += u64::from(wrong.is_some());
+        self.wrong_duration += u64::from(matches!(wrong, Some(CodecError::WrongDuration { .. })));
         if let Play::Prime(_) = play {
             return Ok(());
         }
         self.sink.write(pcm)?;
-        let samples = (pcm.len() / chain.output.channels.count()) as u64;
+        let samples = (pcm.len() / chain.output().channels.count()) as u64;
         let frame = chain.frame();
         self.written_samples += samples;
         self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
         self.first_sound = self.first_sound.or(Some(now));
+        if let (Play::Packet(_), None) = (&play, wrong) {
+            self.last_sound = Some(now);
+        }
+        let correction_ppm = chain.correction_ppm();
         self.buffer.set_frame(frame);
         if now.saturating_duration_since(self.flushed) >= FLUSH_INTERVAL {
             self.sink.flush()?;
             self.flushed = now;
         }
-        self.report();
+        self.report(correction_ppm);
         Ok(())
     }
 
@@ -346,7 +298,7 @@ impl Player<'_> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&mut self) {
+    fn report(&mut self, correction_ppm: f64) {
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
         let underruns = self.sink.underruns();
@@ -355,6 +307,11 @@ impl Player<'_> {
         status.playout = self.buffer.stats();
         status.undecodable = self.undecodable;
         status.underruns = underruns;
+        status.wrong_duration = self.wrong_duration;
+        status.target = self.buffer.steering().target();
+        status.drift_ppm = self.buffer.steering().drift_ppm();
+        status.correction_ppm = correction_ppm;
+        status.last_sound = self.last_sound;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
         status.level = self.buffer.level() + queued;
         status.first_sound = self.first_sound;

@@ -1,0 +1,247 @@
+//! The thread `fetch`: the sockets around the [`Fetcher`], and nothing else.
+//!
+//! Each attempt over UDP goes out from a connected socket of its own, so that id, port and address
+//! must all fit for an answer to count (RFC 5452 §9.2); connections are reused and pipelined
+//! (RFC 7766). The thread waits in `poll` until something arrives or the fetcher's next time has
+//! come; nothing spins and nothing blocks it.
+
+use super::link::{Link, LinkEvent};
+use super::{Fetched, random_u64};
+use crate::error::Error;
+use crate::fetch::{Fetcher, LINKS_MAX, Route};
+use crate::follow::Event;
+use crate::pipeline::Supervision;
+use crate::wire::MESSAGE_OCTETS_MAX;
+use crossbeam_channel::{Sender, TrySendError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// A datagram socket and the lookup that it belongs to.
+struct Datagrams {
+    lookup: u64,
+    socket: UdpSocket,
+}
+
+/// A connection and whose it is.
+struct Stream {
+    server: usize,
+    number: usize,
+    link: Link,
+}
+
+/// The fetcher with its sockets.
+pub struct Sockets {
+    fetcher: Fetcher,
+    addresses: Vec<SocketAddr>,
+    datagrams: Vec<Datagrams>,
+    streams: Vec<Stream>,
+    /// `None` once the playing stage is gone.
+    events: Option<Sender<Event>>,
+    buffer: Vec<u8>,
+    report: Arc<Mutex<Fetched>>,
+}
+
+impl Sockets {
+    /// The sockets of a fetcher whose servers have these addresses.
+    pub fn new(
+        fetcher: Fetcher,
+        addresses: &[SocketAddr],
+        events: Sender<Event>,
+        report: Arc<Mutex<Fetched>>,
+    ) -> Sockets {
+        let links = |(server, &address)| {
+            (0..LINKS_MAX).map(move |number| Stream { server, number, link: Link::new(address) })
+        };
+        Sockets {
+            fetcher,
+            addresses: addresses.to_vec(),
+            datagrams: Vec::new(),
+            streams: addresses.iter().enumerate().flat_map(links).collect(),
+            events: Some(events),
+            buffer: vec![0; MESSAGE_OCTETS_MAX],
+            report,
+        }
+    }
+
+    /// Runs until the listener stops or the playing stage is gone.
+    pub fn run(mut self, supervision: &Supervision, woken: &UnixStream) -> Result<(), Error> {
+        while !supervision.is_stopping() && self.events.is_some() {
+            let now = Instant::now();
+            self.fetcher.handle_timeout(now);
+            self.close_idle(now);
+            self.transmit(now)?;
+            self.tell();
+            self.show();
+            let wake = self.wait(woken, supervision)?;
+            if wake {
+                let _drained = (&mut &*woken).read(&mut [0; 64]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is due.
+    fn transmit(&mut self, now: Instant) -> Result<(), Error> {
+        let mut failed = None;
+        let mut random = || {
+            random_u64().unwrap_or_else(|error| {
+                failed = Some(error);
+                0
+            })
+        };
+        while let Some(transmit) = self.fetcher.poll_transmit(now, &mut random) {
+            match transmit.route {
+                Route::Datagram { lookup } => {
+                    let address = self.addresses[transmit.server];
+                    match send_from_fresh_socket(address, transmit.message()) {
+                        Ok(socket) => self.datagrams.push(Datagrams { lookup, socket }),
+                        Err(_) => self.fetcher.stats_mut().socket_errors += 1,
+                    }
+                }
+                Route::Stream { link, anew } => {
+                    let stream = &mut self.streams[transmit.server * LINKS_MAX + link];
+                    if anew {
+                        stream.link.close();
+                    }
+                    if stream.link.send(&transmit.framed, now) {
+                        self.fetcher.stats_mut().connections += 1;
+                    }
+                }
+            }
+        }
+        while let Some((server, link)) = self.fetcher.poll_open(now) {
+            if self.streams[server * LINKS_MAX + link].link.open(now) {
+                self.fetcher.stats_mut().connections += 1;
+            }
+        }
+        let fetcher = &self.fetcher;
+        self.datagrams.retain(|datagrams| fetcher.is_waiting(datagrams.lookup));
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Closes connections that are idle or do not come up.
+    fn close_idle(&mut self, now: Instant) {
+        for stream in &mut self.streams {
+            if let Some(LinkEvent::Closed { connected }) = stream.link.handle_timeout(now) {
+                self.fetcher.handle_closed(now, stream.server, stream.number, connected);
+            }
+        }
+    }
+
+    /// Hands the follower's events to the playing stage.
+    fn tell(&mut self) {
+        while let Some(event) = self.fetcher.poll_event() {
+            let Some(events) = &self.events else { return };
+            match events.try_send(event) {
+                Ok(()) => {}
+                // The sink is stuck; what it does not take is lost, and the network goes on.
+                Err(TrySendError::Full(_)) => self.fetcher.stats_mut().overflow += 1,
+                Err(TrySendError::Disconnected(_)) => self.events = None,
+            }
+        }
+    }
+
+    fn show(&self) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let upstream = self.fetcher.upstream(self.fetcher.current());
+        report.manner = self.fetcher.follower().manner();
+        report.direct = self.fetcher.follower().is_direct();
+        report.out = self.fetcher.follower().is_out();
+        report.follow = self.fetcher.follower().stats();
+        report.fetch = self.fetcher.stats();
+        report.server = self.fetcher.current();
+        report.rtt = upstream.rtt();
+        report.loss = upstream.loss();
+    }
+
+    /// Waits for messages or the next time that something is due, and takes what arrived. Returns
+    /// whether it was woken.
+    fn wait(&mut self, woken: &UnixStream, supervision: &Supervision) -> Result<bool, Error> {
+        let now = Instant::now();
+        let links = self.streams.iter().filter_map(|stream| stream.link.poll_timeout());
+        let timeout = match links.chain(self.fetcher.poll_timeout()).min() {
+            // Rounded up: a millisecond late is better than a turn without anything to do.
+            Some(at) => {
+                let left = at.saturating_duration_since(now).as_micros().div_ceil(1000);
+                PollTimeout::try_from(left.min(60_000) as i32).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
+        let sockets = self.datagrams.iter().map(|datagrams| datagrams.socket.as_fd());
+        fds.extend(sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let links_at = fds.len();
+        let mut polled = Vec::new();
+        for (index, stream) in self.streams.iter().enumerate() {
+            if let Some((socket, flags)) = stream.link.interest() {
+                fds.push(PollFd::new(socket.as_fd(), flags));
+                polled.push(index);
+            }
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(Error::system("wait for answers", errno.into())),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        if supervision.is_stopping() {
+            return Ok(true);
+        }
+        self.receive_datagrams(&ready[1..links_at]);
+        for (index, _) in polled.into_iter().zip(&ready[links_at..]).filter(|(_, ready)| **ready) {
+            self.receive_stream(index);
+        }
+        Ok(ready[0])
+    }
+
+    /// Takes datagrams from the sockets that are ready, in the order in which they were polled.
+    fn receive_datagrams(&mut self, ready: &[bool]) {
+        for (datagrams, _) in self.datagrams.iter().zip(ready).filter(|(_, ready)| **ready) {
+            // A refused port is heard of here as an error; waiting goes on.
+            match datagrams.socket.recv(&mut self.buffer) {
+                Ok(length) => {
+                    let message = &self.buffer[..length];
+                    self.fetcher.handle_datagram(Instant::now(), datagrams.lookup, message);
+                }
+                Err(_) => self.fetcher.stats_mut().socket_errors += 1,
+            }
+        }
+    }
+
+    /// Takes everything from a connection that is ready.
+    fn receive_stream(&mut self, index: usize) {
+        let Stream { server, number, link } = &mut self.streams[index];
+        let now = Instant::now();
+        loop {
+            match link.handle_ready(now, &mut self.buffer) {
+                LinkEvent::Nothing => return,
+                LinkEvent::Message(length) => {
+                    let message = &self.buffer[..length];
+                    self.fetcher.handle_stream(now, *server, *number, message);
+                }
+                LinkEvent::Closed { connected } => {
+                    self.fetcher.handle_closed(now, *server, *number, connected);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Sends a datagram from a connected socket with a port of its own.
+fn send_from_fresh_socket(address: SocketAddr, message: &[u8]) -> std::io::Result<UdpSocket> {
+    let local: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(local)?;
+    socket.connect(address)?;
+    socket.set_nonblocking(true)?;
+    socket.send(message)?;
+    Ok(socket)
+}

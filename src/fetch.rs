@@ -1,0 +1,809 @@
+//! Everything the listener does on the network but for the sockets: questions of the [`Follower`]
+//! become lookups at one of several servers, answers come back to it.
+//!
+//! One question is a *task*. It is asked of the server in use; where there are several, a second
+//! one is asked as well when the first is slower than it used to be (a hedge, at most one query in
+//! ten, C10), when the first attempt went unanswered, or when the first server failed or denied.
+//! A server that fails is left and tried again later. Over TCP there is one connection to a server,
+//! pipelined; an attempt that goes unanswered is repeated over another one, as everything on the
+//! first may be waiting for one lost packet.
+//!
+//! No socket, clock or randomness: the caller sends what [`Fetcher::poll_transmit`] says, hands in
+//! what arrives, calls [`Fetcher::handle_timeout`] at [`Fetcher::poll_timeout`], and drains
+//! [`Fetcher::poll_event`].
+
+use crate::follow::{Ask, Event, Follower, Outcome, Path, Use};
+use crate::lookup::{Lookup, Progress, RetryPolicy, Transport};
+use crate::units::Sequence;
+use crate::upstream::{Upstream, Verdict};
+use crate::wire::{Answer, Name, ParseError, Rcode};
+use std::time::{Duration, Instant};
+
+/// Questions at the same time; the follower keeps to fewer.
+const TASKS_MAX: usize = 32;
+/// Connections to one server at the same time.
+pub const LINKS_MAX: usize = 8;
+/// Connections that are kept in use on a path that loses much.
+const LINKS_WARM: usize = 6;
+/// A connection that was not used for this long may be closed by now.
+const LINK_FRESH: Duration = Duration::from_millis(4500);
+/// A connection on which an answer is this late is better made anew: its timers have doubled and
+/// doubled again (RFC 6298 §5.5).
+const STUCK_AFTER: Duration = Duration::from_secs(4);
+/// Queries beyond the first, for each query: what hedging may cost (C10).
+const HEDGE_PART: f64 = 0.1;
+/// Hedges that may be saved up.
+const HEDGES_MAX: f64 = 3.0;
+/// Times in a row that a server may deny what another has.
+const STRIKES_MAX: u32 = 3;
+/// Times in a row that a second server may be faster.
+const OVERTAKEN_MAX: u32 = 2;
+/// While nothing at all answers, attempts start this far apart.
+const OUTAGE_INTERVAL: Duration = Duration::from_millis(800);
+
+/// What the network side counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FetchStats {
+    /// Messages sent, over UDP and TCP.
+    pub queries: u64,
+    /// Octets of DNS messages sent.
+    pub octets_out: u64,
+    /// Octets of DNS messages received.
+    pub octets_in: u64,
+    /// Messages that were no answer to anything asked: the sum of the next four.
+    pub ignored: u64,
+    /// Those with another id or question than any attempt had.
+    pub foreign: u64,
+    /// Those that cannot be read.
+    pub malformed: u64,
+    /// Those with an endless chain of CNAMEs.
+    pub cname_chains: u64,
+    /// Those that came after their lookup had ended.
+    pub stale: u64,
+    /// Truncated answers.
+    pub truncated: u64,
+    /// Connections opened.
+    pub connections: u64,
+    /// Operations on sockets that failed.
+    pub socket_errors: u64,
+    /// Events that the playing stage did not take in time.
+    pub overflow: u64,
+    /// Attempts after the first of a lookup.
+    pub retries: u64,
+    /// Queries to a second server because the first was slower than usual.
+    pub hedged: u64,
+    /// Answers that denied what was asked for.
+    pub negatives: u64,
+    /// Answers that were errors of the server.
+    pub failures: u64,
+    /// Lookups without any answer.
+    pub silences: u64,
+    /// Changes of the server in use.
+    pub switches: u64,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// To which server.
+    pub server: usize,
+    /// Which way.
+    pub route: Route,
+    /// The message, behind two octets with its length, as TCP wants it.
+    pub framed: Vec<u8>,
+}
+
+impl Transmit {
+    /// The message as it goes into a datagram.
+    pub fn message(&self) -> &[u8] {
+        &self.framed[2..]
+    }
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A datagram from a socket of its own, which belongs to this lookup.
+    Datagram {
+        /// To be named when something arrives there.
+        lookup: u64,
+    },
+    /// The server's connection of this number, below [`LINKS_MAX`]; it is opened if it is not open.
+    Stream {
+        /// The number.
+        link: usize,
+        /// Whether it is to be closed first, as nothing comes of it any more.
+        anew: bool,
+    },
+}
+
+/// A server and what the fetcher knows of the connections to it.
+#[derive(Debug)]
+struct Server {
+    upstream: Upstream,
+    links: Vec<LinkUse>,
+    /// Times in a row that it denied what another server has.
+    contradicted: u32,
+}
+
+/// What goes on on a connection.
+#[derive(Debug, Default)]
+struct LinkUse {
+    used: Option<Instant>,
+    waiting: Vec<Waiting>,
+}
+
+/// An attempt without an answer on a connection. It is remembered beyond the end of its lookup, as
+/// what comes behind it has to wait for it.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    lookup: u64,
+    id: u16,
+    sent: Instant,
+}
+
+impl LinkUse {
+    fn is_open(&self, now: Instant) -> bool {
+        self.used.is_some_and(|used| now.saturating_duration_since(used) < LINK_FRESH)
+    }
+
+    /// When an answer on it is so late that nothing will come any more.
+    fn stuck_at(&self) -> Option<Instant> {
+        self.waiting.first().map(|waiting| waiting.sent + STUCK_AFTER)
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.stuck_at().is_some_and(|at| at <= now)
+    }
+}
+
+/// A lookup at one server.
+#[derive(Debug)]
+struct Asked {
+    key: u64,
+    server: usize,
+    lookup: Lookup,
+    /// Connections that attempts of it went over.
+    links: Vec<usize>,
+    hedge: bool,
+}
+
+/// A question and the lookups for it.
+#[derive(Debug)]
+struct Task {
+    ask: Ask,
+    name: Name,
+    asked: Vec<Asked>,
+    /// Servers that were asked.
+    tried: Vec<usize>,
+    /// What a server said that cannot be the last word while another may know better.
+    poor: Option<(Answer, Instant)>,
+    /// Servers that denied what was asked for.
+    denied: Vec<usize>,
+    /// Whether it was considered already to hedge.
+    considered: bool,
+    /// When the live edge is asked for under a new name.
+    again: Option<Instant>,
+}
+
+/// Asks servers what the follower wants to know.
+#[derive(Debug)]
+pub struct Fetcher {
+    root: Name,
+    policy: RetryPolicy,
+    follower: Follower,
+    servers: Vec<Server>,
+    current: usize,
+    /// Times in a row that another server was faster than the current one.
+    overtaken: u32,
+    tasks: Vec<Task>,
+    next_key: u64,
+    /// Hedges that may be sent.
+    hedges: f64,
+    stats: FetchStats,
+}
+
+impl Fetcher {
+    /// A fetcher for the stream at `root`, with as many servers as there are client cookies, each of
+    /// which is random. The first server is asked first.
+    ///
+    /// # Panics
+    /// When there is no server.
+    pub fn new(
+        root: Name,
+        policy: RetryPolicy,
+        follower: Follower,
+        cookies: Vec<[u8; 8]>,
+    ) -> Fetcher {
+        assert!(!cookies.is_empty());
+        let server = |cookie| Server {
+            upstream: Upstream::new(cookie),
+            links: (0..LINKS_MAX).map(|_| LinkUse::default()).collect(),
+            contradicted: 0,
+        };
+        Fetcher {
+            root,
+            policy,
+            follower,
+            servers: cookies.into_iter().map(server).collect(),
+            current: 0,
+            overtaken: 0,
+            tasks: Vec::new(),
+            next_key: 0,
+            hedges: 1.0,
+            stats: FetchStats::default(),
+        }
+    }
+
+    /// The follower.
+    pub fn follower(&self) -> &Follower {
+        &self.follower
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> FetchStats {
+        self.stats
+    }
+
+    /// What was counted, for the caller to add what it alone sees.
+    pub fn stats_mut(&mut self) -> &mut FetchStats {
+        &mut self.stats
+    }
+
+    /// The server in use.
+    pub fn current(&self) -> usize {
+        self.current
+    }
+
+    /// What is remembered of a server.
+    pub fn upstream(&self, server: usize) -> &Upstream {
+        &self.servers[server].upstream
+    }
+
+    /// Whether an answer to this lookup is still waited for.
+    pub fn is_waiting(&self, lookup: u64) -> bool {
+        self.tasks.iter().flat_map(|task| &task.asked).any(|asked| asked.key == lookup)
+    }
+
+    /// The next thing to tell the playing stage.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.follower.poll_event()
+    }
+
+    /// When to call [`Fetcher::handle_timeout`] and [`Fetcher::poll_transmit`] again, if nothing
+    /// happens before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let lookups = self.tasks.iter().flat_map(|task| &task.asked);
+        let lookups = lookups.map(|asked| asked.lookup.poll_timeout());
+        let hedges = self.tasks.iter().filter_map(|task| self.hedge_due(task));
+        let again = self.tasks.iter().filter_map(|task| task.again);
+        let room = self.tasks.len() < TASKS_MAX;
+        let follower = if room { self.follower.poll_timeout() } else { None };
+        lookups.chain(hedges).chain(again).chain(follower).min()
+    }
+
+    /// The next message to be sent now; to be called until there is none. `random` is unpredictable:
+    /// message ids and nonces are made of it.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<Transmit> {
+        while self.tasks.len() < TASKS_MAX {
+            let Some(ask) = self.follower.poll_ask(now) else { break };
+            self.begin(now, ask, random());
+        }
+        for task in 0..self.tasks.len() {
+            self.consider_second(now, task);
+            if self.tasks[task].again.is_some_and(|at| at <= now) {
+                self.ask_again(now, task, random());
+            }
+            for asked in 0..self.tasks[task].asked.len() {
+                if let Some(transmit) = self.transmit(now, task, asked, random) {
+                    return Some(transmit);
+                }
+            }
+        }
+        None
+    }
+
+    /// A connection to be opened ahead of need: server and number. To be called after
+    /// [`Fetcher::poll_transmit`], until there is none. On a path that loses much, a second way must
+    /// not begin with a handshake.
+    pub fn poll_open(&mut self, now: Instant) -> Option<(usize, usize)> {
+        let current = self.current;
+        let server = &mut self.servers[current];
+        if !server.upstream.is_large() || !server.upstream.is_lossy() {
+            return None;
+        }
+        let open = server.links.iter().filter(|link| link.is_open(now)).count();
+        let link = server.links.iter().position(|link| !link.is_open(now))?;
+        if open >= LINKS_WARM || self.follower.is_out() {
+            return None;
+        }
+        server.links[link].used = Some(now);
+        Some((current, link))
+    }
+
+    /// Hears that time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
+        let failed = lookups.filter_map(|asked| {
+            (asked.lookup.handle_timeout(now) == Progress::Failed).then_some(asked.key)
+        });
+        for lookup in failed.collect::<Vec<_>>() {
+            if let Some((task, asked)) = self.find(lookup) {
+                self.handle_silence(now, task, asked);
+            }
+        }
+    }
+
+    /// Takes a datagram that arrived at a socket of `lookup`.
+    pub fn handle_datagram(&mut self, now: Instant, lookup: u64, message: &[u8]) {
+        self.stats.octets_in += message.len() as u64;
+        let Some((task, asked)) = self.find(lookup) else {
+            self.stats.stale += 1;
+            self.stats.ignored += 1;
+            return;
+        };
+        self.handle_message(now, task, asked, message, Transport::Udp);
+    }
+
+    /// Takes a message that arrived on a connection.
+    pub fn handle_stream(&mut self, now: Instant, server: usize, link: usize, message: &[u8]) {
+        self.stats.octets_in += message.len() as u64;
+        let id = message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        let link = &mut self.servers[server].links[link];
+        link.used = Some(now);
+        let waiting = link.waiting.iter().position(|waiting| waiting.id == id);
+        let waiting = waiting.map(|at| link.waiting.remove(at));
+        let Some((task, asked)) = waiting.and_then(|waiting| self.find(waiting.lookup)) else {
+            // Late answers are no surprise here: the other attempts of a lookup are answered too.
+            self.stats.stale += 1;
+            self.stats.ignored += 1;
+            return;
+        };
+        self.handle_message(now, task, asked, message, Transport::Tcp);
+    }
+
+    /// Hears that a connection is gone, and whether it had been established.
+    pub fn handle_closed(&mut self, now: Instant, server: usize, link: usize, connected: bool) {
+        let server = &mut self.servers[server];
+        if !connected {
+            server.upstream.handle_connection_failed();
+        }
+        server.links[link].used = None;
+        for waiting in std::mem::take(&mut server.links[link].waiting) {
+            let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
+            for asked in lookups.filter(|asked| asked.key == waiting.lookup) {
+                // Opened anew, it is a way that was not tried yet.
+                asked.links.retain(|&tried| tried != link);
+                asked.lookup.handle_connection_lost(now, waiting.id);
+            }
+        }
+    }
+
+    fn find(&self, lookup: u64) -> Option<(usize, usize)> {
+        self.tasks.iter().enumerate().find_map(|(index, task)| {
+            let asked = task.asked.iter().position(|asked| asked.key == lookup)?;
+            Some((index, asked))
+        })
+    }
+
+    // ---- asking -------------------------------------------------------------------------------
+
+    fn begin(&mut self, now: Instant, ask: Ask, random: u64) {
+        let label = match ask {
+            Ask::Config => "config".to_string(),
+            Ask::List => "sequence".to_string(),
+            Ask::Now => format!("now_{}", nonce(random)),
+            Ask::Segment(sequence) => format!("seq_{sequence}"),
+        };
+        let name = self.root.child(label.as_bytes()).expect("checked by is_root");
+        let task = Task {
+            ask,
+            name,
+            asked: Vec::new(),
+            tried: Vec::new(),
+            poor: None,
+            denied: Vec::new(),
+            considered: false,
+            again: None,
+        };
+        self.tasks.push(task);
+        self.choose(now);
+        self.ask_server(now, self.tasks.len() - 1, self.current, false);
+    }
+
+    /// Asks for the live edge under a new name, when it was not told in time: there are caches that
+    /// keep what has a TTL of 0, and would tell the age as it was when the answer was lost.
+    fn ask_again(&mut self, now: Instant, task: usize, random: u64) {
+        let this = &mut self.tasks[task];
+        if this.again.take().is_none() || this.tried.len() > self.policy.retries as usize {
+            return;
+        }
+        let label = format!("now_{}", nonce(random));
+        this.name = self.root.child(label.as_bytes()).expect("checked by is_root");
+        let last = this.tried.last().copied();
+        let others = self.other_server(now, &Vec::from_iter(last));
+        self.ask_server(now, task, others.unwrap_or(self.current), false);
+    }
+
+    /// Whether a stream can have this root: there is room for the longest name below it.
+    pub fn is_root(root: &Name) -> bool {
+        root.child(format!("seq_{}", Sequence::MAX).as_bytes()).is_some()
+    }
+
+    fn ask_server(&mut self, now: Instant, task: usize, server: usize, hedge: bool) {
+        let upstream = &self.servers[server].upstream;
+        let task = &mut self.tasks[task];
+        let segment = matches!(task.ask, Ask::Segment(_));
+        let transport = if segment { upstream.transport() } else { Transport::Udp };
+        let query = upstream.query(task.name.clone(), now);
+        let mut paces = upstream.paces(&self.policy, segment);
+        if self.follower.is_out() {
+            paces
+                .iter_mut()
+                .for_each(|pace| (pace.first, pace.then) = (OUTAGE_INTERVAL, OUTAGE_INTERVAL));
+        }
+        let mut policy = self.policy;
+        if task.ask == Ask::Now {
+            task.again = Some(now + paces[0].first);
+            policy.retries = 0;
+            paces[0].last = self.policy.interval * self.policy.retries;
+        }
+        let lookup = Lookup::new(query, transport, policy, paces, now);
+        task.asked.push(Asked { key: self.next_key, server, lookup, links: Vec::new(), hedge });
+        task.tried.push(server);
+        self.next_key += 1;
+    }
+
+    /// Leaves a server that is down for the best that is not.
+    fn choose(&mut self, now: Instant) {
+        if self.servers[self.current].upstream.is_up(now) {
+            return;
+        }
+        if let Some(better) = self.other_server(now, &[self.current]) {
+            self.switch(better);
+        }
+    }
+
+    fn switch(&mut self, server: usize) {
+        self.stats.switches += u64::from(server != self.current);
+        self.current = server;
+        self.overtaken = 0;
+    }
+
+    /// The best server that is up and not in `except`: the fastest one; those not known yet count as
+    /// fast, so that they become known.
+    fn other_server(&self, now: Instant, except: &[usize]) -> Option<usize> {
+        let others = (0..self.servers.len()).filter(|server| !except.contains(server));
+        let up = others.filter(|&server| self.servers[server].upstream.is_up(now));
+        up.min_by_key(|&server| self.servers[server].upstream.rtt())
+    }
+
+    /// When a task deserves a second server because the first is slower than usual.
+    fn hedge_due(&self, task: &Task) -> Option<Instant> {
+        let [first] = &task.asked[..] else { return None };
+        let segment = matches!(task.ask, Ask::Segment(_));
+        let alone = self.servers.len() < 2 || task.tried.len() > 1 || task.considered;
+        if alone || !segment || self.hedges < 1.0 {
+            return None;
+        }
+        let after = self.servers[first.server].upstream.hedge_after(first.lookup.transport())?;
+        first.lookup.began().map(|began| began + after)
+    }
+
+    /// Asks a second server, if the first one is slow or did not answer the first attempt.
+    fn consider_second(&mut self, now: Instant, task: usize) {
+        let hedge = self.hedge_due(&self.tasks[task]).is_some_and(|due| due <= now);
+        self.tasks[task].considered |= hedge;
+        let this = &self.tasks[task];
+        let [first] = &this.asked[..] else { return };
+        let unanswered = first.lookup.tried() > 0 && first.lookup.poll_timeout() <= now;
+        if !(hedge || unanswered) || this.tried.len() >= self.servers.len() {
+            return;
+        }
+        let Some(other) = self.other_server(now, &this.tried) else { return };
+        if unanswered {
+            // Instead of the second attempt.
+            let wait = self.policy.interval;
+            self.tasks[task].asked[0].lookup.postpone(now + wait);
+        }
+        self.ask_server(now, task, other, hedge && !unanswered);
+    }
+
+    fn transmit(
+        &mut self,
+        now: Instant,
+        task: usize,
+        asked_index: usize,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<Transmit> {
+        let asked = &mut self.tasks[task].asked[asked_index];
+        if asked.lookup.poll_timeout() > now {
+            return None;
+        }
+        let index = asked.server;
+        let mut chosen = (0, false);
+        if asked.lookup.transport() == Transport::Tcp && asked.lookup.has_next() {
+            let server = &self.servers[index];
+            match server.choose_link(now, &asked.links) {
+                Some(link) => chosen = (link, server.links[link].is_stuck(now)),
+                None => {
+                    // Everything was tried: what is under way may come, until it is too late.
+                    let stuck = server.links.iter().filter_map(LinkUse::stuck_at).min();
+                    asked.lookup.postpone(stuck.unwrap_or(now + STUCK_AFTER));
+                    return None;
+                }
+            }
+        }
+        let (link, anew) = chosen;
+        if anew {
+            self.handle_closed(now, index, link, true);
+        }
+        let asked = &mut self.tasks[task].asked[asked_index];
+        let server = &mut self.servers[index];
+        let id = message_id(random);
+        let mut framed = vec![0, 0];
+        let transport = asked.lookup.poll_transmit(now, id, &mut framed)?;
+        let length = (framed.len() - 2) as u16;
+        framed[..2].copy_from_slice(&length.to_be_bytes());
+        self.stats.queries += 1;
+        self.stats.octets_out += u64::from(length);
+        if asked.lookup.tried() > 1 {
+            self.stats.retries += 1;
+            server.upstream.handle_repetition();
+        }
+        if asked.hedge {
+            self.stats.hedged += 1;
+            self.hedges -= 1.0;
+        } else {
+            self.hedges = (self.hedges + HEDGE_PART).min(HEDGES_MAX);
+        }
+        let route = match transport {
+            Transport::Udp => Route::Datagram { lookup: asked.key },
+            Transport::Tcp => {
+                asked.links.push(link);
+                server.links[link].used = Some(now);
+                server.links[link].waiting.push(Waiting { lookup: asked.key, id, sent: now });
+                Route::Stream { link, anew }
+            }
+        };
+        Some(Transmit { server: asked.server, route, framed })
+    }
+
+    // ---- hearing ------------------------------------------------------------------------------
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        task: usize,
+        asked: usize,
+        message: &[u8],
+        via: Transport,
+    ) {
+        let segment = matches!(self.tasks[task].ask, Ask::Segment(_));
+        let this = &mut self.tasks[task].asked[asked];
+        let upstream = &mut self.servers[this.server].upstream;
+        match this.lookup.handle_message(now, message, via) {
+            Progress::Answered { answer, sent } => {
+                if segment && via == Transport::Udp {
+                    upstream.handle_truncation(false);
+                }
+                // Only those before the one that was answered are lost for certain.
+                let repeated = this.lookup.tried().saturating_sub(1);
+                upstream.handle_doubt(repeated.saturating_sub(this.lookup.overtaken(sent)));
+                upstream.handle_attempts(0, 1);
+                self.handle_answer(now, task, asked, answer, sent, via);
+            }
+            Progress::Truncated => {
+                self.stats.truncated += 1;
+                upstream.handle_attempts(0, 1);
+                if segment {
+                    upstream.handle_truncation(true);
+                }
+            }
+            Progress::Ignored(error) => {
+                self.stats.ignored += 1;
+                match error {
+                    ParseError::Foreign => self.stats.foreign += 1,
+                    ParseError::CnameChain => self.stats.cname_chains += 1,
+                    _ => self.stats.malformed += 1,
+                }
+            }
+            Progress::Pending | Progress::Failed => {}
+        }
+    }
+
+    fn handle_answer(
+        &mut self,
+        now: Instant,
+        task: usize,
+        asked: usize,
+        answer: Answer,
+        sent: Instant,
+        via: Transport,
+    ) {
+        let name = self.tasks[task].name.clone();
+        let segment = matches!(self.tasks[task].ask, Ask::Segment(_));
+        let this = &mut self.tasks[task].asked[asked];
+        let server = this.server;
+        let upstream = &mut self.servers[server].upstream;
+        if upstream.handle_answer(now, this.lookup.query(), &answer) == Verdict::AskAgain {
+            let query = upstream.query(name, now);
+            let paces = upstream.paces(&self.policy, false);
+            this.key = self.next_key;
+            self.next_key += 1;
+            this.lookup = Lookup::new(query, via, self.policy, paces, now);
+            return;
+        }
+        let time = now.saturating_duration_since(sent);
+        if segment {
+            upstream.handle_response(via, time);
+        } else if via == Transport::Udp {
+            upstream.handle_round_trip(time);
+        }
+        if !matches!(answer.rcode, Rcode::NOERROR | Rcode::NXDOMAIN) {
+            self.stats.failures += 1;
+            upstream.handle_failure(now);
+            self.tasks[task].poor.get_or_insert((answer, sent));
+            self.end_lookup(now, task, asked);
+        } else if answer.texts.is_empty() {
+            self.stats.negatives += 1;
+            let task_now = &mut self.tasks[task];
+            task_now.denied.push(server);
+            // A denial says more than an error, and the longest one holds for all.
+            let longer = |poor: &(Answer, Instant)| poor.0.negative_ttl > answer.negative_ttl;
+            if !task_now.poor.as_ref().is_some_and(longer) {
+                task_now.poor = Some((answer, sent));
+            }
+            self.end_lookup(now, task, asked);
+        } else {
+            self.handle_success(now, task, server);
+            self.finish(now, task, server, Outcome::Answered { answer, sent });
+        }
+    }
+
+    /// A server had what was asked for: that tells something about the others.
+    fn handle_success(&mut self, now: Instant, task: usize, server: usize) {
+        self.servers[server].upstream.handle_success();
+        self.servers[server].contradicted = 0;
+        for &denier in &self.tasks[task].denied {
+            self.servers[denier].contradicted += 1;
+            if self.servers[denier].contradicted >= STRIKES_MAX {
+                self.servers[denier].upstream.handle_failure(now);
+            }
+        }
+        for asked in &self.tasks[task].asked {
+            if asked.server != server && asked.lookup.tried() >= 3 {
+                self.servers[asked.server].upstream.handle_failure(now);
+            }
+        }
+        if server == self.current {
+            self.overtaken = 0;
+        } else if self.tasks[task].tried.contains(&self.current) {
+            self.overtaken += 1;
+            if self.overtaken >= OVERTAKEN_MAX {
+                self.switch(server);
+            }
+        }
+    }
+
+    fn handle_silence(&mut self, now: Instant, task: usize, asked: usize) {
+        let this = &self.tasks[task].asked[asked];
+        let upstream = &mut self.servers[this.server].upstream;
+        self.stats.silences += 1;
+        // Where everything is lost, nothing is learned about how much usually is.
+        upstream.handle_doubt(this.lookup.tried().saturating_sub(1));
+        upstream.handle_failure(now);
+        self.end_lookup(now, task, asked);
+    }
+
+    /// One lookup of a task came to nothing. Another server may know better; else the task is over.
+    fn end_lookup(&mut self, now: Instant, task: usize, asked: usize) {
+        let gone = self.tasks[task].asked.swap_remove(asked);
+        if !self.tasks[task].asked.is_empty() {
+            return;
+        }
+        if let Some(other) = self.other_server(now, &self.tasks[task].tried) {
+            self.ask_server(now, task, other, false);
+            return;
+        }
+        let outcome = match self.tasks[task].poor.take() {
+            Some((answer, sent)) => Outcome::Answered { answer, sent },
+            None => Outcome::Silence,
+        };
+        self.finish(now, task, gone.server, outcome);
+    }
+
+    fn finish(&mut self, now: Instant, task: usize, server: usize, outcome: Outcome) {
+        let done = self.tasks.swap_remove(task);
+        self.follower.handle_path(self.path(server));
+        if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
+            self.servers[server].upstream.handle_failure(now);
+        }
+    }
+
+    /// What segments can expect of the way to a server.
+    fn path(&self, server: usize) -> Path {
+        let upstream = &self.servers[server].upstream;
+        Path {
+            round_trip: upstream.rtt().unwrap_or_default(),
+            allowance: upstream.retry_allowance(&self.policy),
+            is_clogged: upstream.is_clogged(),
+        }
+    }
+}
+
+impl Server {
+    /// The connection for the next attempt of a lookup that went over `used` already. One is enough
+    /// while nothing is late on it; where the path loses much, several are kept in use, as to open
+    /// one takes longest just there.
+    fn choose_link(&self, now: Instant, used: &[usize]) -> Option<usize> {
+        let stuck = |link: usize| self.links[link].is_stuck(now);
+        let free = |&link: &usize| !used.contains(&link) || stuck(link);
+        let open = |&link: &usize| self.links[link].is_open(now);
+        let idle = |&link: &usize| self.links[link].waiting.is_empty();
+        let load = |&link: &usize| (self.links[link].waiting.len(), self.links[link].used);
+        let all = || (0..self.links.len()).filter(free);
+        if used.is_empty() && !self.upstream.is_lossy() {
+            return all().find(|link| open(link) && !stuck(*link)).or(Some(0));
+        }
+        let spare = all().filter(open).filter(idle).min_by_key(load);
+        let fresh = || all().find(|link| !open(link));
+        let anew = || all().find(|&link| stuck(link));
+        let busy = || all().min_by_key(load);
+        spare.or_else(fresh).or_else(anew).or_else(busy)
+    }
+}
+
+/// A message id. Not one that begins with white space: there are servers that strip it off.
+fn message_id(random: &mut dyn FnMut() -> u64) -> u16 {
+    loop {
+        let id = random() as u16;
+        let first = (id >> 8) as u8;
+        if !first.is_ascii_whitespace() && first != 0x0B {
+            return id;
+        }
+    }
+}
+
+/// Twelve letters and digits.
+fn nonce(mut random: u64) -> String {
+    let alphabet = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut letters = String::with_capacity(12);
+    for _ in 0..12 {
+        letters.push(alphabet[(random % 36) as usize] as char);
+        random /= 36;
+    }
+    letters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_are_short_names_of_letters_and_digits() {
+        for random in [0, 1, u64::MAX, 0x0123_4567_89AB_CDEF] {
+            let nonce = nonce(random);
+            assert!(nonce.len() == 12 && nonce.bytes().all(|c| c.is_ascii_alphanumeric()));
+        }
+        assert_ne!(nonce(1), nonce(2));
+    }
+
+    #[test]
+    fn ids_never_begin_with_white_space() {
+        let mut number = 0u64;
+        let mut next = || {
+            number += 1;
+            number
+        };
+        for _ in 0..70_000 {
+            let first = (message_id(&mut next) >> 8) as u8;
+            assert!(!first.is_ascii_whitespace() && first != 0x0B);
+        }
+    }
+}

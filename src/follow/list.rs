@@ -1,0 +1,206 @@
+//! Following by the list of the base layer (protocol 1.6).
+
+use super::{CONFIG, Event, FRAME_DEFAULT, Follower, LIST, MISS_WAIT, Mode, Trouble, Use};
+use crate::segment::decode_list;
+use crate::units::Sequence;
+use crate::wire::Answer;
+use std::time::{Duration, Instant};
+
+/// Segments wanted at the same time.
+const WANTS_MAX: usize = 64;
+/// The list is not asked for more often (protocol 1.6).
+const LIST_INTERVAL: Duration = Duration::from_secs(4);
+/// How old the list may be in a cache: its TTL (protocol 1.4), and a second for rounding (C12).
+const LIST_AGE_MAX: Duration = Duration::from_secs(11);
+/// TTLs of caches are cut down to whole seconds.
+const TTL_ROUNDING: Duration = Duration::from_secs(1);
+/// How much older than its TTL a list may be, through chains of caches, before numbers that went
+/// back can only mean another run of the server.
+const LIST_STALE_MAX: Duration = Duration::from_secs(15);
+/// Numbers that went back and stay there this long are those of another run (C12).
+const BACK_MAX: Duration = Duration::from_secs(60);
+
+/// The base layer's list.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The oldest number of the newest list.
+    oldest: Sequence,
+    /// The newest number seen in a list.
+    pub(super) newest: Option<Sequence>,
+    /// Whether lists come from the server itself.
+    direct: bool,
+    /// Fetched first, to learn how long a segment lasts.
+    pub(super) probe: Option<Sequence>,
+    /// Longest segment seen, once there is one.
+    segment: Option<Duration>,
+    /// The newest number of a list that went back, and when; a second one that went on from there
+    /// proves that the server restarted.
+    went_back: Option<(Sequence, Instant)>,
+    /// When the list last told something new.
+    news: Instant,
+}
+
+impl Follower {
+    pub(super) fn begin_list(&mut self, now: Instant) {
+        self.edge = None;
+        self.mode = Mode::List(Listing {
+            oldest: 0,
+            newest: None,
+            direct: false,
+            probe: None,
+            segment: None,
+            went_back: None,
+            news: now,
+        });
+        self.wants.clear();
+        self.polls[LIST].plan(now);
+        self.tell_stream();
+    }
+
+    pub(super) fn handle_list(&mut self, now: Instant, answer: &Answer) -> Use {
+        let Mode::List(listing) = &mut self.mode else { return Use::Useful };
+        listing.direct = answer.authoritative;
+        // A cached list changes when it expires, and not before.
+        let age_left = Duration::from_secs(u64::from(answer.ttl));
+        let wait = match answer.authoritative {
+            true => LIST_INTERVAL,
+            false => (age_left + TTL_ROUNDING).max(LIST_INTERVAL),
+        };
+        let Some(text) = answer.texts.first() else {
+            self.events.push_back(Event::Trouble(Trouble::NothingNew));
+            self.polls[LIST].plan(now + MISS_WAIT[0]);
+            return Use::Useful;
+        };
+        self.polls[LIST].plan(now + wait + Duration::from_millis(20));
+        let numbers = match decode_list(text) {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                self.count_unreadable(error);
+                return Use::Useless;
+            }
+        };
+        let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
+            return Use::Useful;
+        };
+
+        if listing.newest.is_none_or(|seen| newest >= seen) {
+            listing.oldest = oldest;
+        }
+        match listing.newest {
+            None => {
+                listing.newest = Some(newest);
+                listing.probe = Some(newest);
+                self.want(newest, now, false);
+            }
+            Some(seen) if newest < seen => {
+                self.handle_list_back(now, oldest, newest, seen);
+            }
+            Some(seen) => {
+                listing.went_back = None;
+                if newest > seen {
+                    listing.news = now;
+                } else if now.saturating_duration_since(listing.news) > LIST_STALE_MAX {
+                    // Serve-stale (RFC 8767), or a server that has stopped.
+                    self.stats.stale_lists += 1;
+                    self.events.push_back(Event::Trouble(Trouble::NothingNew));
+                    return Use::Useless;
+                }
+                listing.newest = Some(newest);
+                // While the probe is out there is nothing to go on from.
+                if listing.probe.is_none() {
+                    let fresh = numbers.into_iter().filter(|&number| number > seen);
+                    let room = WANTS_MAX.saturating_sub(self.wants.len());
+                    let fresh: Vec<_> = fresh.take(room).collect();
+                    fresh.into_iter().for_each(|number| self.want(number, now, false));
+                }
+            }
+        }
+        Use::Useful
+    }
+
+    /// The list went back: it is stale, or the server restarted from 0.
+    fn handle_list_back(
+        &mut self,
+        now: Instant,
+        oldest: Sequence,
+        newest: Sequence,
+        seen: Sequence,
+    ) {
+        let Mode::List(listing) = &mut self.mode else { return };
+        let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
+        let stale_max = (LIST_STALE_MAX.as_nanos() / segment.as_nanos()) as u64 + 1;
+        let went_on = listing.went_back.is_some_and(|(before, since)| {
+            newest > before || now.saturating_duration_since(since) >= BACK_MAX
+        });
+        // The server itself is never stale, and no cache is that stale.
+        if !listing.direct && seen - newest <= stale_max && !went_on {
+            listing.went_back.get_or_insert((newest, now));
+            return;
+        }
+        self.stats.restarts += 1;
+        *listing = Listing {
+            oldest,
+            newest: Some(newest),
+            direct: listing.direct,
+            probe: None,
+            segment: listing.segment,
+            went_back: None,
+            news: now,
+        };
+        self.wants.clear();
+        self.cursor = oldest;
+        self.start_list(now, newest, segment);
+        // A restarted server may be one that has `config` now.
+        self.polls[CONFIG].plan(now);
+    }
+
+    /// How far behind the newest number to play: until the next list is here, there must be sound.
+    fn list_delay(&self, segment: Duration) -> Duration {
+        let direct = matches!(&self.mode, Mode::List(listing) if listing.direct);
+        let interval = if direct { LIST_INTERVAL } else { LIST_AGE_MAX };
+        let least = interval + segment + Duration::from_millis(1500);
+        self.latency.map_or(least, |latency| latency.max(least))
+    }
+
+    /// Begins to play a list whose newest number is `newest`, at the right distance behind it.
+    fn start_list(&mut self, now: Instant, newest: Sequence, segment: Duration) {
+        let segment = segment.max(FRAME_DEFAULT);
+        let delay = self.list_delay(segment);
+        let back = delay.as_nanos().div_ceil(segment.as_nanos()).min(WANTS_MAX as u128 / 2) as u64;
+        let Mode::List(listing) = &self.mode else { return };
+        let start = newest.saturating_sub(back).max(listing.oldest).min(newest);
+        // A young run has less to play than the delay takes: wait for some of it, not for all.
+        let there = segment * (newest - start + 1) as u32;
+        let wait = delay.saturating_sub(there).min(Duration::from_secs(1));
+        let play_at = now + wait.max(Duration::from_millis(300));
+        self.cursor = start;
+        self.events.push_back(Event::Start { sequence: start, play_at, fresh: true });
+        let until = listing.newest.unwrap_or(newest).min(newest + WANTS_MAX as u64 / 2);
+        for number in start..=until {
+            if number != newest || !self.probed(number) {
+                self.want(number, now, false);
+            }
+        }
+    }
+
+    /// Whether the probe brought this number already.
+    fn probed(&self, sequence: Sequence) -> bool {
+        matches!(&self.mode, Mode::List(listing) if listing.probe == Some(sequence))
+    }
+
+    /// A segment came: learns how long one lasts, and begins with the first.
+    pub(super) fn learn_list(&mut self, now: Instant, sequence: Sequence, packets: usize) {
+        let frame = self.config.as_ref().map_or(FRAME_DEFAULT, |config| {
+            config.format.rate.duration(u64::from(config.frame_samples))
+        });
+        let Mode::List(listing) = &mut self.mode else { return };
+        let length = frame * packets as u32;
+        listing.segment = Some(listing.segment.map_or(length, |known| known.max(length)));
+        if listing.probe == Some(sequence) {
+            self.start_list(now, sequence, length);
+            if let Mode::List(listing) = &mut self.mode {
+                listing.probe = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! Following by the schedule of the extension layer (protocol 2.3).
+
+use super::{
+    BEHIND_BOUNDED, CONFIG, Event, Follower, LIST, LossCause, MISS_WAIT, Mode, NOW, Poll, RESYNC,
+    Trouble, Use, Want,
+};
+use crate::segment::{NowRecord, RecordError};
+use crate::units::Sequence;
+use crate::wire::Answer;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Segments wanted at the same time; beyond it the network is gone, and the edge is looked up anew.
+const WANTS_MAX: usize = 64;
+/// A question to the authoritative server itself comes there this much before the segment is due;
+/// the server holds it (D8: 20 to 80 ms of waiting).
+const EARLY: Duration = Duration::from_millis(60);
+/// And is sent up to this much before that, for the way there (protocol 2.3: up to 150 ms early).
+const EARLY_WAY_MAX: Duration = Duration::from_millis(90);
+/// A question through a resolver comes this long after the segment is due, and up to
+/// [`GUARD_RANDOM`] later, so that not all listeners ask at once (C13).
+const GUARD: Duration = Duration::from_millis(30);
+/// See [`GUARD`].
+const GUARD_RANDOM: Duration = Duration::from_millis(50);
+/// The guard grows by this with each question that came too early, and shrinks with those that
+/// did not.
+const GUARD_STEP: Duration = Duration::from_millis(20);
+/// And not beyond this.
+const GUARD_MAX: Duration = Duration::from_millis(500);
+/// What a cold resolver takes to ask the server itself, until it was seen.
+const RESOLVER_WAY: Duration = Duration::from_millis(60);
+/// An allowance up to this one says that no attempt was lost so far.
+const CALM: Duration = Duration::from_millis(550);
+/// Between the arrival of a segment and its first sound.
+const MARGIN: Duration = Duration::from_millis(20);
+/// Sound that is fetched before it is decided how far behind to play: what that takes tells how
+/// the path is.
+const BACKLOG: Duration = Duration::from_secs(3);
+/// Segments of it, at most.
+const BACKLOG_MAX: u32 = 4;
+/// How long that may take on a path without a delay.
+const START_PATIENCE: Duration = Duration::from_millis(600);
+/// And how much longer on one that loses much: what is not there when sound begins is a gap soon.
+const START_PATIENCE_LOSSY: Duration = Duration::from_secs(3);
+/// Further behind than this nobody begins.
+const START_BEHIND_MAX: Duration = Duration::from_secs(9);
+/// A listener that is further behind its place than this goes back to it; the buffer is never
+/// longer.
+const BEHIND_MAX: Duration = Duration::from_secs(15);
+/// Faster or slower than the listener's clock the server's is not, in parts of one.
+const RATE_MAX: f64 = 1e-3;
+/// Two looks at the edge closer together than this say nothing about the clocks.
+const RATE_SPAN: Duration = Duration::from_secs(100);
+
+/// The extension layer's schedule.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    /// Run of the server.
+    pub(super) id: u32,
+    /// The next segment to be wanted, and the latest that it is published.
+    pub(super) upcoming: Sequence,
+    due: Instant,
+    /// Publish times of the newest segments, and whether they closed by size, one frame late.
+    published: BTreeMap<Sequence, (Instant, bool)>,
+    pub(super) frame: Duration,
+    pub(super) packets_max: usize,
+    /// Grows with questions that came too early.
+    guard: Duration,
+    /// Whether the server itself is asked, without a resolver between.
+    pub(super) direct: bool,
+    /// Whether the source has ended.
+    ended: bool,
+    /// How much longer the server's second is than the listener's, in parts of one.
+    rate: f64,
+    /// When the live edge was looked up last.
+    looked: Instant,
+    /// While it is not decided yet where to begin.
+    start: Option<Start>,
+}
+
+/// Where playing is about to begin.
+#[derive(Debug)]
+struct Start {
+    /// When to decide, whatever is there.
+    until: Instant,
+    /// The segment published next, and the time when the one before it was.
+    next: Sequence,
+    published: Instant,
+    /// Oldest segment that the server has, and that is being fetched.
+    first: Sequence,
+    oldest: Sequence,
+    fresh: bool,
+    /// Segments that are there.
+    fetched: Vec<Event>,
+}
+
+impl Schedule {
+    fn segment_duration_max(&self) -> Duration {
+        self.stretch(self.frame * self.packets_max as u32)
+    }
+
+    /// A time by the server's clock, in the listener's.
+    fn stretch(&self, time: Duration) -> Duration {
+        time.mul_f64(1.0 + self.rate)
+    }
+
+    /// When to ask for the upcoming segment, on a path with this round trip.
+    fn ask_at(&self, round_trip: Duration, random: u64) -> Instant {
+        if self.direct {
+            let early = EARLY + (round_trip / 2).min(EARLY_WAY_MAX);
+            return self.due.checked_sub(early).unwrap_or(self.due) + (self.guard - GUARD);
+        }
+        self.due + self.guard + GUARD_RANDOM.mul_f64(random as f64 / u64::MAX as f64)
+    }
+
+    /// Learns the publish time of a segment of `packets` that answered a question sent at `sent`;
+    /// returns its capture time.
+    fn learn(
+        &mut self,
+        sequence: Sequence,
+        packets: usize,
+        sent: Instant,
+        now: Instant,
+        round_trip: Duration,
+    ) -> Instant {
+        let by_size = packets < self.packets_max;
+        let late = |by_size: bool| if by_size { self.frame } else { Duration::ZERO };
+        let length = self.stretch(self.frame * packets as u32 + late(by_size));
+        let known = self.published.get(&sequence).map(|known| known.0);
+        let before = self.published.range(..sequence).next_back();
+        let after = self.published.range(sequence + 1..).next();
+        let longest = self.stretch(self.frame * self.packets_max as u32);
+        // Of what came out of order, or before the listener did, the length is taken for the full.
+        let between = |from: Sequence, to: Sequence| longest * (to - from).min(1 << 20) as u32;
+        let time = now.saturating_duration_since(sent);
+        let one_way = if self.direct { (round_trip / 2).min(time / 2) } else { Duration::ZERO };
+        // No answer can come before there is something to answer.
+        let latest = now.checked_sub(one_way).unwrap_or(now);
+        let at = match before {
+            _ if known.is_some() => known.unwrap_or(latest).min(latest),
+            // It began when the one before was full, and was published when it was full itself.
+            Some((&n, &(at, size))) => {
+                let full = at.checked_sub(late(size)).unwrap_or(at);
+                let reckoned = full + between(n, sequence - 1) + length;
+                let held = self.direct && sent + one_way < reckoned;
+                // A question that the server held is answered at the time of publication. It may
+                // have been held up on the way as well, so this pulls gently.
+                let later = latest.saturating_duration_since(reckoned) / 8;
+                let pull = if held { later.min(Duration::from_millis(20)) } else { Duration::ZERO };
+                (reckoned + pull).min(latest)
+            }
+            None => match after {
+                Some((&n, &(at, _))) => at.checked_sub(between(sequence, n)).unwrap_or(at),
+                None => latest,
+            },
+        };
+        self.published.insert(sequence, (at, by_size));
+        while self.published.len() > 64 {
+            self.published.pop_first();
+        }
+        if sequence + 1 == self.upcoming {
+            self.due = at + self.segment_duration_max();
+        }
+        at.checked_sub(length).unwrap_or(at)
+    }
+}
+
+impl Follower {
+    pub(super) fn handle_now(&mut self, now: Instant, sent: Instant, answer: &Answer) -> Use {
+        let record = match answer.texts.first().map(|text| NowRecord::parse(text)) {
+            Some(Ok(record)) => record,
+            parsed => {
+                if let Some(Err(error)) = parsed {
+                    self.count_unreadable(error);
+                }
+                if matches!(self.mode, Mode::Schedule(_)) {
+                    self.polls[NOW].plan(now + MISS_WAIT[1]);
+                } else if matches!(self.mode, Mode::Joining) && self.config.is_some() {
+                    // `config` without `now`: something between us keeps it. The list will do.
+                    self.begin_list(now);
+                } else if matches!(self.mode, Mode::Joining) {
+                    // Should `config` come after all, this is asked again.
+                    self.polls[NOW].plan(now + MISS_WAIT[0]);
+                }
+                return if parsed.is_some() { Use::Useless } else { Use::Useful };
+            }
+        };
+        // The answer was made half-way, to within half a round trip.
+        let made = sent + now.saturating_duration_since(sent) / 2;
+        self.edge = Some((record, made));
+        self.direct = answer.authoritative;
+        if let Mode::Schedule(schedule) = &mut self.mode {
+            schedule.direct = answer.authoritative;
+            self.sync(now, record, made);
+        } else {
+            self.settle(now);
+        }
+        self.polls[NOW].plan(now + RESYNC);
+        Use::Useful
+    }
+
+    pub(super) fn begin_schedule(&mut self, now: Instant) {
+        let (Some(config), Some((edge, made))) = (&self.config, self.edge) else { return };
+        self.mode = Mode::Schedule(Schedule {
+            id: edge.id,
+            upcoming: edge.next,
+            due: made,
+            published: BTreeMap::new(),
+            frame: config.format.rate.duration(u64::from(config.frame_samples)),
+            packets_max: config.packets_max as usize,
+            guard: GUARD,
+            direct: self.direct,
+            ended: edge.ended,
+            rate: 0.0,
+            looked: made,
+            start: None,
+        });
+        if config.id != edge.id {
+            self.polls[CONFIG].plan(now + MISS_WAIT[0]);
+        }
+        self.polls[LIST] = Poll::default();
+        self.tell_stream();
+        self.jump(now, edge, made, true);
+    }
+
+    /// Publish time of the newest segment by `edge`, which was made at `made`.
+    fn edge_published(edge: &NowRecord, made: Instant) -> Instant {
+        edge.age.and_then(|age| made.checked_sub(age)).unwrap_or(made)
+    }
+
+    /// Goes to the live edge: fetches the newest segments, and begins to play once they are there.
+    fn jump(&mut self, now: Instant, edge: NowRecord, made: Instant, fresh: bool) {
+        let round_trip = self.path.round_trip;
+        let Mode::Schedule(schedule) = &mut self.mode else { return };
+        let longest = schedule.segment_duration_max().max(Duration::from_millis(1));
+        let published = Self::edge_published(&edge, made);
+        let there = edge.next - edge.first;
+        let backlog = (BACKLOG.as_nanos() / longest.as_nanos()).clamp(1, BACKLOG_MAX.into()) as u64;
+        let oldest = edge.next - backlog.min(there);
+        schedule.upcoming = edge.next;
+        schedule.due = published + longest;
+        schedule.ended = edge.ended;
+        schedule.looked = made;
+        schedule.guard = GUARD;
+        schedule.published.clear();
+        if edge.next > 0 {
+            schedule.published.insert(edge.next - 1, (published, false));
+        }
+        // A start that did not come about is made up for by this one.
+        let fresh = fresh || schedule.start.as_ref().is_some_and(|start| start.fresh);
+        schedule.start = Some(Start {
+            until: now + START_PATIENCE + round_trip * 4,
+            next: edge.next,
+            published,
+            first: edge.first,
+            oldest,
+            fresh,
+            fetched: Vec::new(),
+        });
+        self.wants.clear();
+        self.cursor = oldest;
+        for sequence in oldest..edge.next {
+            self.want(sequence, now, false);
+        }
+        self.start_if_ready(now);
+        self.end_if_over();
+    }
+
+    /// Decides where to begin, once the newest segments have shown how the path is.
+    fn start_if_ready(&mut self, now: Instant) {
+        let Mode::Schedule(Schedule { start: Some(start), .. }) = &self.mode else { return };
+        let fetching = self.wants.range(..start.next).next().is_some();
+        if fetching && now < self.start_until(start) {
+            return;
+        }
+        let way = self.way();
+        let Mode::Schedule(schedule) = &mut self.mode else { return };
+        let Some(start) = schedule.start.take() else { return };
+        let longest = schedule.segment_duration_max().max(Duration::from_millis(1));
+        // From capture to play: a whole segment must be there and come here, some attempts lost.
+        // The connections have to be made first, and what was seen so far may have been luck.
+        let cold = match self.path.allowance {
+            calm if calm <= CALM => self.path.round_trip,
+            lossy => self.path.round_trip + (lossy - CALM) / 2,
+        };
+        let least = longest + way + self.path.allowance + cold + MARGIN;
+        // Segments that came due meanwhile and are not here yet show what it takes as well.
+        let under_way = self.wants.range(start.next..).next().map(|(&sequence, _)| {
+            let ahead = (sequence - start.next).min(1 << 20) as u32;
+            now.saturating_duration_since(start.published + longest * ahead)
+        });
+        let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
+            so_far + self.path.round_trip + self.path.allowance / 2
+        }));
+        let most = match self.path.is_clogged {
+            true => START_BEHIND_MAX,
+            false => BEHIND_BOUNDED + Duration::from_secs(1),
+        };
+        let least = least.min(longest + most);
+        let latency = self.latency.unwrap_or(least).max(longest);
+        // The segment that is to be heard now, were everything published at its full length.
+        let edge = now.saturating_duration_since(start.published);
+        let back = (latency + longest).saturating_sub(edge + longest);
+        let segments = back.as_nanos().div_ceil(longest.as_nanos()) as u64;
+        // Only a listener who asked for it waits for segments older than those.
+        let oldest = if self.latency.is_some() { start.first } else { start.oldest };
+        let sequence = start.next.saturating_sub(segments).max(oldest).min(start.next);
+        let length = longest * (start.next - sequence).min(1 << 20) as u32;
+        let captured = start.published.checked_sub(length).unwrap_or(start.published);
+        let fetched = |n: Sequence| {
+            start
+                .fetched
+                .iter()
+                .any(|event| matches!(event, Event::Segment { sequence, .. } if *sequence == n))
+        };
+        let missing: Vec<_> = (sequence..start.next).filter(|&n| !fetched(n)).collect();
+        self.wants = self.wants.split_off(&sequence);
+        self.cursor = self.cursor.min(sequence);
+        let play_at = captured + latency;
+        self.events.push_back(Event::Start { sequence, play_at, fresh: start.fresh });
+        self.events.extend(start.fetched);
+        missing.into_iter().for_each(|n| self.want(n, now, false));
+        self.advance_cursor();
+    }
+
+    /// How long a segment takes from its publication to here, when nothing is lost.
+    pub(super) fn way(&self) -> Duration {
+        match self.direct {
+            true => self.path.round_trip / 2,
+            false => GUARD + GUARD_RANDOM / 2 + self.path.round_trip + RESOLVER_WAY,
+        }
+    }
+
+    /// When to decide where to begin, whatever is there.
+    fn start_until(&self, start: &Start) -> Instant {
+        let lossy = self.path.allowance > CALM;
+        start.until + if lossy { START_PATIENCE_LOSSY } else { Duration::ZERO }
+    }
+
+    /// Hands a segment on, or keeps it until it is decided where to begin.
+    pub(super) fn deliver(&mut self, now: Instant, event: Event) {
+        match &mut self.mode {
+            Mode::Schedule(Schedule { start: Some(start), .. }) => start.fetched.push(event),
+            _ => self.events.push_back(event),
+        }
+        self.start_if_ready(now);
+    }
+
+    /// Compares the schedule with a fresh look at the live edge.
+    fn sync(&mut self, now: Instant, edge: NowRecord, made: Instant) {
+        let Mode::Schedule(schedule) = &mut self.mode else { return };
+        let longest = schedule.segment_duration_max();
+        if edge.id != schedule.id {
+            schedule.id = edge.id;
+            schedule.rate = 0.0;
+            self.stats.restarts += 1;
+            self.stats.lost += self.wants.len() as u64;
+            self.polls[CONFIG].plan(now);
+            self.jump(now, edge, made, true);
+            return;
+        }
+        let published = Self::edge_published(&edge, made);
+        if edge.next > 0 && edge.age.is_some() {
+            let known = schedule.published.get(&(edge.next - 1)).copied();
+            let span = made.saturating_duration_since(schedule.looked);
+            if let (Some((reckoned, _)), false) = (known, schedule.direct || span < RATE_SPAN) {
+                let late = published.saturating_duration_since(reckoned).as_secs_f64();
+                let early = reckoned.saturating_duration_since(published).as_secs_f64();
+                let rate = schedule.rate + (late - early) / span.as_secs_f64();
+                schedule.rate = rate.clamp(-RATE_MAX, RATE_MAX);
+            }
+            schedule
+                .published
+                .insert(edge.next - 1, (published, known.is_some_and(|known| known.1)));
+            schedule.looked = made;
+        }
+        let behind = edge.next.saturating_sub(self.cursor);
+        let latency = self.latency.unwrap_or(longest + self.path.allowance);
+        if longest * behind.min(1 << 20) as u32 > latency + BEHIND_MAX + longest {
+            self.stats.jumps += 1;
+            self.stats.lost += self.wants.len() as u64;
+            self.jump(now, edge, made, false);
+            return;
+        }
+        for sequence in schedule.upcoming..edge.next {
+            let want = Want::new(now, false);
+            self.wants.entry(sequence).or_insert(want);
+        }
+        let ahead = schedule.upcoming.saturating_sub(edge.next);
+        schedule.upcoming = schedule.upcoming.max(edge.next);
+        schedule.due = published + longest * (ahead.min(1 << 20) as u32 + 1);
+        schedule.ended = edge.ended;
+        let early = schedule.guard;
+        for (&sequence, want) in self.wants.range_mut(edge.next..) {
+            let due = published + longest * ((sequence - edge.next).min(1 << 20) as u32 + 1);
+            want.not_before = want.not_before.max(due + early);
+            // It could not be there yet: not its fault.
+            want.tries = want.tries.saturating_sub(1);
+        }
+        let gone: Vec<_> = self.wants.range(..edge.first).map(|(&sequence, _)| sequence).collect();
+        gone.into_iter().for_each(|sequence| self.give_up(sequence, LossCause::Behind));
+        self.end_if_over();
+    }
+
+    /// Wants the segments whose time has come.
+    pub(super) fn want_upcoming(&mut self, now: Instant) {
+        self.start_if_ready(now);
+        loop {
+            let (random, round_trip) = (self.random, self.path.round_trip);
+            if self.is_out() {
+                return;
+            }
+            let Mode::Schedule(schedule) = &mut self.mode else { return };
+            let full = self.wants.len() >= WANTS_MAX;
+            if schedule.ended || full || schedule.ask_at(round_trip, random) > now {
+                return;
+            }
+            let sequence = schedule.upcoming;
+            schedule.upcoming += 1;
+            schedule.due += schedule.segment_duration_max();
+            self.want(sequence, now, true);
+            self.random();
+        }
+    }
+
+    /// When [`Follower::want_upcoming`] has something to do.
+    pub(super) fn schedule_timeout(&self) -> Option<Instant> {
+        let Mode::Schedule(schedule) = &self.mode else { return None };
+        let until = schedule.start.as_ref().map(|start| self.start_until(start));
+        let waiting = !schedule.ended && self.wants.len() < WANTS_MAX && !self.is_out();
+        let ask = waiting.then(|| schedule.ask_at(self.path.round_trip, self.random));
+        until.into_iter().chain(ask).min()
+    }
+
+    pub(super) fn end_if_over(&mut self) {
+        let Mode::Schedule(schedule) = &self.mode else { return };
+        if schedule.ended && self.wants.is_empty() && schedule.start.is_none() {
+            self.events.push_back(Event::Ended);
+        }
+    }
+
+    /// A segment came: its capture time, and how long after that it was here, where that shows how
+    /// the path is.
+    pub(super) fn learn_schedule(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        sequence: Sequence,
+        packets: usize,
+        timely: bool,
+    ) -> (Option<Instant>, Option<Duration>) {
+        let round_trip = self.path.round_trip;
+        let Mode::Schedule(schedule) = &mut self.mode else { return (None, None) };
+        let captured = schedule.learn(sequence, packets, sent, now, round_trip);
+        schedule.guard -= (schedule.guard - GUARD) / 64;
+        (Some(captured), timely.then(|| now.saturating_duration_since(captured)))
+    }
+
+    /// The segment is not there, or not any more.
+    pub(super) fn handle_miss(&mut self, now: Instant, sequence: Sequence, answer: &Answer) {
+        self.stats.misses += 1;
+        let negative = Duration::from_secs(u64::from(answer.negative_ttl.unwrap_or(1)));
+        let wait = negative.clamp(MISS_WAIT[0], MISS_WAIT[1]);
+        self.try_again(sequence, now + wait, LossCause::Negative);
+        if let Mode::Schedule(schedule) = &mut self.mode {
+            schedule.guard = (schedule.guard + GUARD_STEP).min(GUARD_MAX);
+            self.polls[NOW].plan(now);
+        }
+    }
+
+    /// Counts a record that is of no use.
+    pub(super) fn count_unreadable(&mut self, error: RecordError) {
+        self.stats.unreadable += 1;
+        match error {
+            RecordError::TooLong => self.stats.oversized_records += 1,
+            RecordError::Value(_) | RecordError::Missing(_) => self.stats.out_of_range += 1,
+            _ => {}
+        }
+        self.events.push_back(Event::Trouble(Trouble::Unreadable));
+    }
+}

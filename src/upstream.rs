@@ -1,0 +1,416 @@
+//! What is remembered of a server between lookups: its cookie, whether it knows EDNS, how long it
+//! takes, how much the path to it loses, whether it can be relied on.
+//!
+//! From these follow the times between attempts ([`Upstream::paces`]), when a second server is asked
+//! as well ([`Upstream::hedge_after`]), and how much later than usual an answer may be because
+//! attempts were lost ([`Upstream::retry_allowance`]), which the listener keeps in its buffer. No
+//! clock, socket or randomness.
+
+use crate::lookup::{Pace, RetryPolicy, Transport};
+use crate::wire::{Answer, Name, QueryTemplate, Rcode, Rtype};
+use std::time::{Duration, Instant};
+
+/// Longest wait for one attempt over UDP on a slow path.
+const TIMEOUT_MAX: Duration = Duration::from_millis(800);
+/// Wait for the last attempt over TCP: a handshake and a held answer go into it.
+const TCP_TIMEOUT: Duration = Duration::from_millis(1500);
+/// A question over TCP is not repeated later than this.
+const TCP_PACE_MAX: Duration = Duration::from_millis(1200);
+/// How long a server that does not know EDNS is asked without it.
+const PLAIN_FOR: Duration = Duration::from_secs(15 * 60);
+/// Truncated answers in a row after which segments are asked for over TCP directly.
+const TRUNCATED_IN_ROW: u32 = 3;
+/// A server that failed is left for this long, doubled with each failure in a row (C08).
+const DOWN_FOR: Duration = Duration::from_secs(5);
+/// And not for longer.
+const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
+/// Attempts that the estimate of loss looks back on.
+const LOSS_MEMORY: f64 = 300.0;
+/// Loss beyond which attempts for segments start at half the interval.
+const LOSSY: f64 = 0.03;
+/// Loss beyond which connections are always waiting for something, and after how many attempts
+/// that is believed.
+const CLOGGED: f64 = 0.5;
+const CLOGGED_PROOF: f64 = 25.0;
+/// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
+const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
+/// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
+const CHANCE: f64 = 1e-6;
+
+/// What to do with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It counts.
+    Use,
+    /// The server did not like how it was asked, and was remembered for it: ask again.
+    AskAgain,
+}
+
+/// The newest few of a series of times.
+#[derive(Debug, Default)]
+struct Recent {
+    times: Vec<Duration>,
+    next: usize,
+}
+
+impl Recent {
+    const LENGTH: usize = 48;
+
+    fn push(&mut self, time: Duration) {
+        if self.times.len() < Self::LENGTH {
+            self.times.push(time);
+        } else {
+            self.times[self.next] = time;
+        }
+        self.next = (self.next + 1) % Self::LENGTH;
+    }
+
+    /// The time below which `part` of all lie; `None` without any.
+    fn quantile(&self, part: f64) -> Option<Duration> {
+        let mut sorted = self.times.clone();
+        sorted.sort_unstable();
+        let last = sorted.len().checked_sub(1)?;
+        Some(sorted[(last as f64 * part).round() as usize])
+    }
+}
+
+/// What is remembered of a server.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Eight octets that only this server sees (RFC 7873 §4.1).
+    client_cookie: [u8; 8],
+    /// What the server sent along with them, to be sent back; proves that our address is ours.
+    server_cookie: Vec<u8>,
+    /// Until when the server is asked without EDNS.
+    plain_until: Option<Instant>,
+    /// Smoothed round-trip time.
+    rtt: Option<Duration>,
+    /// From attempt to answer, by transport: UDP, TCP. Held answers count with their wait.
+    responses: [Recent; 2],
+    /// Attempts whose fate is known, and those of them that were lost, both fading.
+    known: f64,
+    lost: f64,
+    truncated_in_row: u32,
+    failures: u32,
+    down_until: Option<Instant>,
+}
+
+impl Upstream {
+    /// A server that nothing is known of. `client_cookie` is random.
+    pub fn new(mut client_cookie: [u8; 8]) -> Upstream {
+        // There are servers that strip white space off the end of a message: leave none there.
+        client_cookie[7] |= 0x80;
+        Upstream {
+            client_cookie,
+            server_cookie: Vec::new(),
+            plain_until: None,
+            rtt: None,
+            responses: [Recent::default(), Recent::default()],
+            known: 0.0,
+            lost: 0.0,
+            truncated_in_row: 0,
+            failures: 0,
+            down_until: None,
+        }
+    }
+
+    /// A query for the TXT records of `name`, as this server is asked.
+    pub fn query(&self, name: Name, now: Instant) -> QueryTemplate {
+        let edns = self.plain_until.is_none_or(|until| now >= until);
+        let cookie = [&self.client_cookie[..], &self.server_cookie].concat();
+        QueryTemplate { name, qtype: Rtype::TXT, edns, cookie }
+    }
+
+    /// How long to wait for one attempt over UDP: three times the smoothed round trip, within
+    /// limits (C09).
+    pub fn timeout(&self, policy: &RetryPolicy) -> Duration {
+        let slow = self.rtt.map_or(Duration::ZERO, |rtt| rtt * 3).min(TIMEOUT_MAX);
+        policy.timeout.max(slow)
+    }
+
+    /// The times between attempts, over UDP and over TCP. The second attempt waits until the first
+    /// could well have been answered; later ones keep to the policy's interval. On a path that loses
+    /// much, a `pressing` question is repeated at half of that: the interval of C09 would leave only
+    /// seven attempts in the time that a listener is behind.
+    pub fn paces(&self, policy: &RetryPolicy, pressing: bool) -> [Pace; 2] {
+        let then = if pressing && self.is_lossy() { policy.interval / 2 } else { policy.interval };
+        let usual = |recent: &Recent| recent.quantile(0.25);
+        let after = |time: Duration| time * 5 / 4 + Duration::from_millis(30);
+        let udp = usual(&self.responses[0]).or(self.rtt).map_or(Duration::ZERO, after);
+        // A connection that must be made first takes a round trip more, and so does its answer.
+        let unknown = self.rtt.unwrap_or(Duration::ZERO) * 3 + Duration::from_millis(50);
+        let tcp = usual(&self.responses[1]).map_or(unknown, after);
+        let timeout = self.timeout(policy);
+        let first = policy.interval.max(udp.min(TIMEOUT_MAX));
+        [
+            // Another lookup follows where this one fails; it need not wait for longer than that.
+            Pace { first, then, last: timeout.min(first) },
+            Pace {
+                first: policy.interval.max(tcp.min(TCP_PACE_MAX)),
+                then: if self.is_clogged() { then.max(tcp / 2) } else { then },
+                last: timeout.max(TCP_TIMEOUT),
+            },
+        ]
+    }
+
+    /// Smoothed round-trip time, once it was measured.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// The part of attempts that go unanswered, 0 to 1. Few attempts prove little: without any loss
+    /// the estimate begins at 2 % and goes down as they add up.
+    pub fn loss(&self) -> f64 {
+        (self.lost + 0.04) / (self.known + 2.0)
+    }
+
+    /// Whether the path loses so much that connections are always waiting for something.
+    pub fn is_clogged(&self) -> bool {
+        self.known >= CLOGGED_PROOF && self.loss() > CLOGGED
+    }
+
+    /// Whether the path loses much.
+    pub fn is_lossy(&self) -> bool {
+        self.lost >= 1.0 && self.loss() > LOSSY
+    }
+
+    /// How much later than usual a segment may come because attempts for it were lost, but for one
+    /// in a million. Never less than one lost attempt takes.
+    pub fn retry_allowance(&self, policy: &RetryPolicy) -> Duration {
+        let loss = self.loss().clamp(1e-9, 0.95);
+        // Beyond that, waiting for the least likely costs more than it gives.
+        let attempts_max = 13.0 + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
+        // Attempts on a path that loses much are not independent of each other.
+        let more = if self.is_lossy() { 2.0 } else { 0.0 };
+        let attempts = (CHANCE.ln() / loss.ln() + more).clamp(2.0, attempts_max);
+        let [udp, tcp] = self.paces(policy, true);
+        let pace = if self.transport() == Transport::Udp { udp } else { tcp };
+        (pace.first + pace.then.mul_f64(attempts - 2.0)).min(ALLOWANCE_MAX)
+    }
+
+    /// The time after which a second server is asked as well: the 95th percentile of what segments
+    /// took lately (C10); `None` while too little is known.
+    pub fn hedge_after(&self, transport: Transport) -> Option<Duration> {
+        let recent = &self.responses[transport as usize];
+        let known = recent.times.len() >= 8;
+        recent.quantile(0.95).filter(|_| known).map(|time| time.max(Duration::from_millis(20)))
+    }
+
+    /// How a large answer is best asked for.
+    pub fn transport(&self) -> Transport {
+        let large = self.truncated_in_row >= TRUNCATED_IN_ROW;
+        if large { Transport::Tcp } else { Transport::Udp }
+    }
+
+    /// Whether connections will be needed.
+    pub fn is_large(&self) -> bool {
+        self.truncated_in_row > 0
+    }
+
+    /// Hears that a datagram brought a truncated answer, or, with `false`, a whole one.
+    pub fn handle_truncation(&mut self, truncated: bool) {
+        self.truncated_in_row = if truncated { self.truncated_in_row.saturating_add(1) } else { 0 };
+    }
+
+    /// Hears that no connection can be had: back to datagrams.
+    pub fn handle_connection_failed(&mut self) {
+        self.truncated_in_row = 0;
+    }
+
+    /// Learns from a round trip that was not held up by the server (RFC 6298 §2).
+    pub fn handle_round_trip(&mut self, time: Duration) {
+        self.rtt = Some(self.rtt.map_or(time, |rtt| (rtt * 7 + time) / 8));
+    }
+
+    /// Learns how long a segment took, from the attempt that was answered.
+    pub fn handle_response(&mut self, via: Transport, time: Duration) {
+        self.responses[via as usize].push(time);
+    }
+
+    /// An attempt is repeated: the one before it counts as lost until it is known better.
+    pub fn handle_repetition(&mut self) {
+        self.handle_attempts(1, 0);
+    }
+
+    /// Of attempts that counted as lost, this many may yet be answered, or tell nothing.
+    pub fn handle_doubt(&mut self, attempts: usize) {
+        self.known = (self.known - attempts as f64).max(0.0);
+        self.lost = (self.lost - attempts as f64).max(0.0);
+    }
+
+    /// Learns the fate of attempts.
+    pub fn handle_attempts(&mut self, lost: usize, answered: usize) {
+        let fate = (lost + answered) as f64;
+        let fade = (1.0 - 1.0 / LOSS_MEMORY).powf(fate);
+        self.known = self.known * fade + fate;
+        self.lost = self.lost * fade + lost as f64;
+    }
+
+    /// Whether the server may be asked; one that failed is left for a while.
+    pub fn is_up(&self, now: Instant) -> bool {
+        self.down_until.is_none_or(|until| now >= until)
+    }
+
+    /// Hears that the server failed: silence, an error, or answers that are of no use.
+    pub fn handle_failure(&mut self, now: Instant) {
+        let wait = DOWN_FOR * (1 << self.failures.min(4));
+        self.failures = self.failures.saturating_add(1);
+        self.down_until = Some(now + wait.min(DOWN_FOR_MAX));
+    }
+
+    /// Hears that the server was of use.
+    pub fn handle_success(&mut self) {
+        self.failures = 0;
+        self.down_until = None;
+    }
+
+    /// Judges an answer to `asked`.
+    pub fn handle_answer(
+        &mut self,
+        now: Instant,
+        asked: &QueryTemplate,
+        answer: &Answer,
+    ) -> Verdict {
+        let cookie = answer.cookie.as_deref().and_then(<[u8]>::split_first_chunk::<8>);
+        let mut fresh = false;
+        if let Some((ours, theirs)) = cookie {
+            if *ours == self.client_cookie && (8..=32).contains(&theirs.len()) {
+                fresh = self.server_cookie != theirs;
+                self.server_cookie = theirs.to_vec();
+            }
+        }
+        let unread = matches!(answer.rcode, Rcode::FORMERR | Rcode::NOTIMP) && !answer.edns;
+        if asked.edns && (unread || answer.rcode == Rcode::BADVERS) {
+            self.plain_until = Some(now + PLAIN_FOR);
+            return Verdict::AskAgain;
+        }
+        // Only with a new cookie in hand, so that this cannot go on for ever.
+        if answer.rcode == Rcode::BADCOOKIE && fresh {
+            return Verdict::AskAgain;
+        }
+        Verdict::Use
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::FLAG_QR;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn query() -> QueryTemplate {
+        Upstream::new([9; 8]).query("seq_1.example".parse().unwrap(), Instant::now())
+    }
+
+    /// A response without records to the query in `octets`.
+    fn response(octets: &[u8], flags: u16) -> Vec<u8> {
+        let mut message = octets[..octets.len() - 11 - 4 - 8].to_vec();
+        message[2..4].copy_from_slice(&(FLAG_QR | flags).to_be_bytes());
+        message[10..12].copy_from_slice(&[0, 0]);
+        message
+    }
+
+    #[test]
+    fn c04_a_server_without_edns_is_asked_without_it_for_a_while() {
+        let now = Instant::now();
+        let mut upstream = Upstream::new([9; 8]);
+        let asked = query();
+        let mut sent = Vec::new();
+        asked.write(1, &mut sent);
+        for (rcode, verdict) in [(1, Verdict::AskAgain), (4, Verdict::AskAgain), (2, Verdict::Use)]
+        {
+            let answer = Answer::read(&response(&sent, rcode), 1, &asked).unwrap();
+            assert_eq!(upstream.handle_answer(now, &asked, &answer), verdict);
+        }
+        let name = asked.name.clone();
+        assert!(!upstream.query(name.clone(), now).edns);
+        assert!(upstream.query(name, now + PLAIN_FOR).edns);
+    }
+
+    #[test]
+    fn a_cookie_is_kept_only_when_it_belongs_to_ours() {
+        let now = Instant::now();
+        let mut upstream = Upstream::new([9; 8]);
+        let asked = query();
+        let mut sent = Vec::new();
+        asked.write(1, &mut sent);
+        let mut answer = Answer::read(&response(&sent, 0), 1, &asked).unwrap();
+        answer.edns = true;
+        answer.cookie = Some([[1; 8], [2; 8], [3; 8]].concat());
+        upstream.handle_answer(now, &asked, &answer);
+        assert_eq!(upstream.query(asked.name.clone(), now).cookie.len(), 8);
+        let ours = upstream.client_cookie;
+        answer.cookie = Some([ours, [2; 8], [3; 8]].concat());
+        answer.rcode = Rcode::BADCOOKIE;
+        assert_eq!(upstream.handle_answer(now, &asked, &answer), Verdict::AskAgain);
+        assert_eq!(upstream.query(asked.name.clone(), now).cookie.len(), 24);
+        assert_eq!(upstream.handle_answer(now, &asked, &answer), Verdict::Use);
+    }
+
+    #[test]
+    fn c09_the_timeout_follows_a_slow_path() {
+        let policy = RetryPolicy::default();
+        let mut upstream = Upstream::new([9; 8]);
+        assert_eq!(upstream.timeout(&policy), 100 * MS);
+        upstream.handle_round_trip(20 * MS);
+        assert_eq!(upstream.timeout(&policy), 100 * MS);
+        (0..100).for_each(|_| upstream.handle_round_trip(200 * MS));
+        assert!(upstream.timeout(&policy) > 580 * MS);
+        (0..100).for_each(|_| upstream.handle_round_trip(2000 * MS));
+        assert_eq!(upstream.timeout(&policy), TIMEOUT_MAX);
+    }
+
+    #[test]
+    fn c09_attempts_keep_250_ms_apart_but_for_pressing_ones_on_a_lossy_path() {
+        let policy = RetryPolicy::default();
+        let mut upstream = Upstream::new([9; 8]);
+        let pace = |upstream: &Upstream, pressing| upstream.paces(&policy, pressing)[0];
+        assert_eq!(pace(&upstream, true).first, 250 * MS);
+        assert_eq!(pace(&upstream, true).then, 250 * MS);
+        (0..30).for_each(|_| upstream.handle_response(Transport::Udp, 300 * MS));
+        assert_eq!(pace(&upstream, true).first, 405 * MS);
+        upstream.handle_attempts(10, 50);
+        assert_eq!(pace(&upstream, false).then, 250 * MS);
+        assert_eq!(pace(&upstream, true).then, 125 * MS);
+    }
+
+    #[test]
+    fn the_allowance_follows_what_the_path_loses() {
+        let policy = RetryPolicy::default();
+        let mut upstream = Upstream::new([9; 8]);
+        let fresh = upstream.retry_allowance(&policy);
+        upstream.handle_attempts(0, 100);
+        assert_eq!(upstream.retry_allowance(&policy), 250 * MS, "one lost attempt");
+        assert!(fresh > 600 * MS, "nothing is known: {fresh:?}");
+        upstream.handle_attempts(100, 200);
+        let lossy = upstream.retry_allowance(&policy);
+        assert!(lossy > 1000 * MS && lossy < 1700 * MS, "{lossy:?}");
+        upstream.handle_attempts(1_000_000, 0);
+        assert!(upstream.retry_allowance(&policy) <= ALLOWANCE_MAX);
+    }
+
+    #[test]
+    fn c08_a_server_that_failed_is_left_for_a_while_and_tried_again() {
+        let now = Instant::now();
+        let mut upstream = Upstream::new([9; 8]);
+        assert!(upstream.is_up(now));
+        upstream.handle_failure(now);
+        assert!(!upstream.is_up(now + 4999 * MS) && upstream.is_up(now + DOWN_FOR));
+        (0..100).for_each(|_| upstream.handle_failure(now));
+        assert!(!upstream.is_up(now + 59 * 1000 * MS) && upstream.is_up(now + DOWN_FOR_MAX));
+        upstream.handle_success();
+        assert!(upstream.is_up(now));
+    }
+
+    #[test]
+    fn c10_the_95th_percentile_is_known_after_a_few_answers() {
+        let mut upstream = Upstream::new([9; 8]);
+        (1..=7).for_each(|_| upstream.handle_response(Transport::Tcp, 100 * MS));
+        assert_eq!(upstream.hedge_after(Transport::Tcp), None);
+        (1..=100).for_each(|n| upstream.handle_response(Transport::Tcp, n * MS));
+        // The newest 48 are 53 to 100 ms.
+        assert_eq!(upstream.hedge_after(Transport::Tcp), Some(98 * MS));
+        assert_eq!(upstream.hedge_after(Transport::Udp), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! The listener with real sockets against the real server on 127.0.0.1: over UDP, truncation and TCP
+//! with held answers, and through a restart of the server.
+#![cfg(feature = "opus")]
+#![allow(clippy::unwrap_used)] // a step that fails here is a test that fails
+
+use aodns::audio::{MemorySink, ToneSource};
+use aodns::client::{Client, ClientConfig, ClientStats, State};
+use aodns::follow::Manner;
+use aodns::server::{Server, ServerConfig};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+const ROOT: &str = "music.example.com";
+
+/// A run of the server whose segments of 240 ms do not fit a datagram.
+fn serve(address: SocketAddr) -> Server {
+    let mut config = ServerConfig::new(ROOT.parse().unwrap(), vec![address]);
+    config.title = "loopback".into();
+    config.encoder.frame = Some(Duration::from_millis(20));
+    config.encoder.bitrate = Some(64_000);
+    config.segment_octets_max = 4000;
+    Server::start(config, Box::new(ToneSource::new(440))).unwrap()
+}
+
+/// Waits until the listener does something; the limit only ends a test that has failed.
+fn until(client: &Client, what: &str, holds: impl Fn(&ClientStats) -> bool) -> ClientStats {
+    let limit = Instant::now() + Duration::from_secs(30);
+    loop {
+        let stats = client.stats();
+        if holds(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < limit, "{what}: {stats:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_stream_is_heard_and_a_restart_survived() {
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = serve(address);
+    let sink = MemorySink::new();
+    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
+    let client = Client::start(config, Box::new(sink.clone())).unwrap();
+    let played = |stats: &ClientStats, seconds| stats.play.written >= Duration::from_secs(seconds);
+    let stats = until(&client, "3 s of sound", |stats| played(stats, 3));
+    println!("{stats:#?}");
+    assert_eq!((stats.state, stats.manner, stats.direct), (State::Playing, Manner::Schedule, true));
+    let fetch = &stats.fetch;
+    assert!(fetch.truncated >= 3 && fetch.connections >= 1, "over TCP: {fetch:?}");
+    assert_eq!((fetch.negatives, fetch.ignored), (0, 0));
+    assert!(stats.play.latency.is_some() && stats.play.target.is_some() && stats.rtt.is_some());
+    let title = stats.play.stream.as_ref().map(|stream| &stream.title[..]);
+    assert_eq!(title, Some("loopback"));
+    server.stop().unwrap();
+    let server = serve(address);
+    let stats = until(&client, "the restart is noticed", |stats| stats.follow.restarts == 1);
+    let written = stats.play.written.as_secs() + 2;
+    let stats = until(&client, "sound goes on", |stats| played(stats, written));
+    assert_eq!(stats.state, State::Playing);
+    let causes: Vec<_> = stats.play.gaps.iter().map(|gap| gap.gap.cause.text()).collect();
+    println!("gaps: {causes:?}");
+    assert!(sink.to_vec().iter().any(|&sample| sample > 4_000), "a tone is heard");
+    client.stop().unwrap();
+    server.stop().unwrap();
+}

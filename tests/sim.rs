@@ -1,0 +1,438 @@
+//! One hour of listening in a fraction of a second: the real follower, fetcher and jitter buffer
+//! against the real server's zone, through models of resolvers and networks, on a virtual clock with
+//! seeded dice. The result is a table, `tests/snapshots/sim.txt`; a change in it is to be reviewed
+//! like code.
+//!
+//! `AODNS_SIM_REGENERATE=1 cargo test --test sim` writes the table anew. `AODNS_SIM_SEED=n` rolls
+//! other dice, with the same targets and without comparing the table.
+//!
+//! What the models do: loss strikes each packet in each direction by itself; a connection repeats
+//! what is lost after a round trip when something behind it came, else when its timer runs out; a
+//! resolver keeps to its least TTL, shuffles records, truncates what does not fit a datagram, asks
+//! the server over a path of 20 ms and repeats its own questions.
+
+#[path = "sim/net.rs"]
+mod net;
+#[path = "sim/resolver.rs"]
+mod resolver;
+#[path = "sim/server.rs"]
+mod server;
+#[path = "support/stamp.rs"]
+mod stamp;
+#[path = "sim/world.rs"]
+mod world;
+
+use net::Path;
+use resolver::Habits;
+use server::{Kind, Run};
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use world::{HopKind, Outcome, Setting, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const SEGMENT_MS: f64 = 720.0;
+
+fn base() -> Instant {
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    *BASE.get_or_init(|| Instant::now() + Duration::from_secs(1000))
+}
+
+/// The hour that most listeners share.
+fn hour() -> Arc<Run> {
+    static RUN: OnceLock<Arc<Run>> = OnceLock::new();
+    Arc::clone(RUN.get_or_init(|| run(Kind::DEFAULT, Duration::ZERO, HOUR)))
+}
+
+fn run(kind: Kind, begins: Duration, ends: Duration) -> Arc<Run> {
+    Arc::new(Run::new(kind, base(), begins, ends))
+}
+
+fn listen(setting: Setting, runs: &[Arc<Run>]) -> Outcome {
+    World::new(setting, runs.to_vec(), base()).run()
+}
+
+// ---- the table --------------------------------------------------------------------------------
+
+/// A row of the table.
+struct Cell {
+    name: String,
+    setting: Setting,
+    run: Arc<Run>,
+    loss: u32,
+    rtt_ms: u64,
+    direct: bool,
+}
+
+/// What the listener talks to.
+fn resolvers() -> [(&'static str, Option<Habits>); 5] {
+    [
+        ("direct", None),
+        ("TTL floor 0", Some(Habits::PLAIN)),
+        ("TTL floor 1", Some(Habits::with_floor(1))),
+        ("TTL floor 5", Some(Habits::with_floor(5))),
+        ("TTL floor 30", Some(Habits::with_floor(30))),
+    ]
+}
+
+fn cell(name: &str, resolver: Option<Habits>, path: Path, run: Arc<Run>, seed: u64) -> Cell {
+    let hop = HopKind { resolver, ..HopKind::direct(path) };
+    let rtt_ms = path.rtt.as_millis() as u64;
+    let loss = (path.loss * 100.0).round() as u32;
+    Cell {
+        name: format!("{name:<28} {loss:>3} % {rtt_ms:>4} ms"),
+        setting: Setting::new(vec![hop], HOUR, seed),
+        run,
+        loss,
+        rtt_ms,
+        direct: resolver.is_none(),
+    }
+}
+
+/// What the dice are to be rolled with instead of the usual.
+fn other_seed() -> Option<u64> {
+    std::env::var("AODNS_SIM_SEED").ok().map(|seed| seed.parse().expect("a number"))
+}
+
+fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    let mut seed = 1000 * other_seed().unwrap_or(0);
+    for (name, resolver) in resolvers() {
+        for loss in [0, 5, 20, 40] {
+            for rtt_ms in [0, 80, 200, 300, 400] {
+                seed += 1;
+                cells.push(cell(name, resolver, Path::new(rtt_ms, loss), hour(), seed));
+            }
+        }
+    }
+    let small = run(Kind { packet_octets: (40, 60), ..Kind::DEFAULT }, Duration::ZERO, HOUR);
+    let varied = run(Kind { packet_octets: (60, 198), ..Kind::DEFAULT }, Duration::ZERO, HOUR);
+    let slow = run(Kind { slow_ppm: 500.0, ..Kind::DEFAULT }, Duration::ZERO, HOUR);
+    let fast = run(Kind { slow_ppm: -500.0, ..Kind::DEFAULT }, Duration::ZERO, HOUR);
+    let bad =
+        |rtt_ms, loss| Path { duplicates: 0.1, late: 0.1, forged: 0.3, ..Path::new(rtt_ms, loss) };
+    for (name, resolver) in resolvers().into_iter().filter(|(name, _)| *name != "TTL floor 1") {
+        for (kind, run, path) in [
+            ("small", &small, Path::new(0, 0)),
+            ("small", &small, Path::new(80, 20)),
+            ("small", &small, Path::new(300, 20)),
+            ("small", &small, Path::new(300, 40)),
+            ("varied", &varied, Path::new(0, 0)),
+            ("varied", &varied, Path::new(80, 20)),
+            ("late, twice, forged", &hour(), bad(20, 0)),
+            ("late, twice, forged", &hour(), bad(80, 20)),
+            ("server 500 ppm slow", &slow, Path::new(20, 0)),
+            ("server 500 ppm fast", &fast, Path::new(20, 0)),
+        ] {
+            seed += 1;
+            cells.push(cell(&format!("{name}, {kind}"), resolver, path, Arc::clone(run), seed));
+        }
+        for card_ppm in [-500.0, 500.0] {
+            seed += 1;
+            let name = format!("{name}, card {card_ppm:+} ppm");
+            let mut cell = cell(&name, resolver, Path::new(20, 1), hour(), seed);
+            cell.setting.card_ppm = card_ppm;
+            cells.push(cell);
+        }
+    }
+    cells
+}
+
+/// Runs all cells, on as many threads as there are.
+fn results(cells: &[Cell]) -> Vec<Outcome> {
+    let next = Mutex::new(0);
+    let done: Vec<OnceLock<Outcome>> = cells.iter().map(|_| OnceLock::new()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let index = {
+                        let mut next = next.lock().expect("nobody panics with it");
+                        *next += 1;
+                        *next - 1
+                    };
+                    let Some(cell) = cells.get(index) else { return };
+                    let outcome = listen(cell.setting.clone(), &[Arc::clone(&cell.run)]);
+                    done[index].set(outcome).expect("each index is drawn once");
+                }
+            });
+        }
+    });
+    done.into_iter().map(|cell| cell.into_inner().expect("all are done")).collect()
+}
+
+fn row(cell: &Cell, outcome: &Outcome) -> String {
+    format!(
+        "{} | {:7.4} {:4} | {:6.0} {:6.0} | {:4} {:7.1} | {:5.2}",
+        cell.name,
+        outcome.gap_ratio() * 100.0,
+        outcome.gaps,
+        outcome.latency(0.5),
+        outcome.latency(0.95),
+        outcome.fetch.negatives,
+        outcome.queries as f64 / 60.0,
+        outcome.level_max.as_secs_f64(),
+    )
+}
+
+#[test]
+fn the_table_of_an_hour_each_meets_its_targets() {
+    let cells = cells();
+    let outcomes = results(&cells);
+    let mut table = String::from(
+        "path                         loss     RTT |   silence gaps | latency p50, p95 ms | denials/h \
+         queries/min | buffer s\n",
+    );
+    let mut failures = Vec::new();
+    for (cell, outcome) in cells.iter().zip(&outcomes) {
+        let row = row(cell, outcome);
+        writeln!(table, "{row}").expect("writing to memory does not fail");
+        let mut demand = |holds: bool, what: &str| {
+            if !holds {
+                let first = outcome.silences.first();
+                failures.push(format!("{what}: {row} {:?}, first {first:?}", outcome.causes));
+            }
+        };
+        if cell.loss <= 20 && cell.rtt_ms <= 300 {
+            demand(outcome.gaps == 0 && outcome.silent == 0, "no gap up to 20 % and 300 ms");
+        } else {
+            demand(outcome.gap_ratio() < 0.005, "under 0.5 % silence");
+        }
+        if cell.loss == 0 && cell.rtt_ms <= 20 {
+            let most = if cell.direct { 300.0 } else { 500.0 };
+            demand(outcome.latency(0.5) <= SEGMENT_MS + most, "latency on a clean path");
+        }
+        if cell.loss <= 20 && cell.rtt_ms <= 300 {
+            demand(outcome.latency(0.5) <= SEGMENT_MS + 2000.0, "latency at 20 % and 300 ms");
+        }
+        demand(outcome.fetch.negatives <= 2, "questions come when they are due");
+        demand(outcome.disorder == 0, "in order");
+        demand(outcome.frames > 59_000, "sound goes on");
+        demand(outcome.follow.restarts == 0 && outcome.follow.jumps == 0, "no jumps");
+    }
+    println!("{table}");
+    assert!(failures.is_empty(), "targets missed:\n{}", failures.join("\n"));
+    if other_seed().is_some() {
+        return;
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots/sim.txt");
+    if std::env::var_os("AODNS_SIM_REGENERATE").is_some() {
+        let directory = std::path::Path::new(path).parent().expect("it has one");
+        std::fs::create_dir_all(directory).expect("a directory for snapshots");
+        std::fs::write(path, &table).expect("the snapshot is written");
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    let changed: Vec<_> = committed
+        .lines()
+        .zip(table.lines())
+        .filter(|(old, new)| old != new)
+        .map(|(old, new)| format!("- {old}\n+ {new}"))
+        .collect();
+    assert!(
+        committed == table,
+        "the table has changed; if that is right, AODNS_SIM_REGENERATE=1 writes it anew\n{}",
+        changed.join("\n")
+    );
+}
+
+// ---- long and odd -----------------------------------------------------------------------------
+
+#[test]
+fn a_day_at_500_ppm_has_no_underrun_and_a_bounded_buffer() {
+    let day = 24 * HOUR;
+    let kind = Kind { packet_octets: (12, 16), ..Kind::DEFAULT };
+    let run = run(kind, Duration::ZERO, day);
+    for (resolver, card_ppm) in [(None, 500.0), (Some(Habits::with_floor(5)), -500.0)] {
+        let hop = HopKind { resolver, ..HopKind::direct(Path::new(10, 0)) };
+        let mut setting = Setting::new(vec![hop], day, 3);
+        setting.card_ppm = card_ppm;
+        let outcome = listen(setting, &[Arc::clone(&run)]);
+        assert_eq!((outcome.silent, outcome.gaps), (0, 0), "{card_ppm} ppm");
+        assert!(outcome.level_max < 3 * SECOND, "{:?}", outcome.level_max);
+        let drift = outcome.drift_ppm.expect("it was measured");
+        assert!((drift - card_ppm).abs() < 20.0, "{card_ppm}: {drift}");
+        let after_an_hour = outcome.latencies.iter().filter(|(at, _)| *at > HOUR);
+        let after_an_hour: Vec<f32> = after_an_hour.map(|(_, latency)| *latency).collect();
+        let most = after_an_hour.iter().copied().fold(0.0, f32::max);
+        let least = after_an_hour.iter().copied().fold(f32::MAX, f32::min);
+        println!(
+            "{card_ppm:+} ppm: latency {least:.0} to {most:.0} ms over 23 h, drift {drift:.1}"
+        );
+        assert!(most - least < 150.0 && most < 1300.0, "{least} to {most} ms");
+    }
+}
+
+/// Silence after `from`, once sound had begun, and when the last of it ended.
+fn silence_after(outcome: &Outcome, from: Duration) -> (Duration, Duration) {
+    let after = outcome.silences.iter().filter(|(_, to)| *to > from);
+    let sum = after.clone().map(|(begin, end)| *end - (*begin).max(from)).sum();
+    (sum, after.map(|(_, end)| *end).max().unwrap_or(from))
+}
+
+fn paths() -> [(&'static str, HopKind); 3] {
+    let path = Path::new(20, 1);
+    [
+        ("direct", HopKind::direct(path)),
+        ("floor 0", HopKind::resolver(path, Habits::PLAIN)),
+        ("floor 5", HopKind::resolver(path, Habits::with_floor(5))),
+    ]
+}
+
+#[test]
+fn a_restarted_server_is_heard_within_5_s() {
+    let at = |seconds| Duration::from_secs(seconds);
+    let first = run(Kind::DEFAULT, Duration::ZERO, at(300));
+    for (down, name, hop) in paths().into_iter().flat_map(|(n, h)| [(1, n, h), (20, n, h)]) {
+        let second = run(Kind { seed: 2, ..Kind::DEFAULT }, at(300 + down), at(500));
+        let outcome = listen(Setting::new(vec![hop], at(490), 5), &[Arc::clone(&first), second]);
+        let (_, end) = silence_after(&outcome, at(300));
+        println!("{name}, {down} s down: sound {:?} after the start", end - at(300 + down));
+        assert!(end < at(300 + down) + 5 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
+        assert_eq!((outcome.follow.restarts, outcome.disorder), (1, 0), "{name}");
+        assert!(
+            outcome.causes.contains_key("is of another run of the server"),
+            "{:?}",
+            outcome.causes
+        );
+        assert_eq!(silence_after(&outcome, at(310 + down)).0, Duration::ZERO, "{name}");
+    }
+}
+
+#[test]
+fn a_network_gone_for_an_hour_is_heard_within_5_s_of_its_return() {
+    let long = run(Kind::DEFAULT, Duration::ZERO, HOUR + 400 * SECOND);
+    for (name, hop) in paths() {
+        for seconds in [3, 30, 3600] {
+            let back = Duration::from_secs(100 + seconds);
+            let mut setting = Setting::new(vec![hop], back + 100 * SECOND, 6);
+            setting.outage = (100 * SECOND, back);
+            let outcome = listen(setting, &[Arc::clone(&long)]);
+            let (_, end) = silence_after(&outcome, back);
+            println!(
+                "{name}, {seconds} s: sound {:?} after the return, {} queries",
+                end - back,
+                outcome.queries
+            );
+            assert!(end < back + 5 * SECOND, "{name} {seconds}: {:?}", outcome.silences);
+            assert_eq!(outcome.disorder, 0);
+            // Less than two questions a second into the void.
+            assert!(outcome.queries < 600 + 2 * seconds, "{name}: {}", outcome.queries);
+            assert!(outcome.level_max < 15 * SECOND);
+        }
+    }
+}
+
+#[test]
+fn after_an_hour_of_sleep_sound_is_back_within_5_s() {
+    let long = run(Kind::DEFAULT, Duration::ZERO, HOUR + 400 * SECOND);
+    for (name, hop) in paths() {
+        for clock_stops in [true, false] {
+            let back = HOUR + 100 * SECOND;
+            let mut setting = Setting::new(vec![hop], back + 100 * SECOND, 6);
+            setting.sleep = (100 * SECOND, back);
+            setting.clock_stops = clock_stops;
+            let outcome = listen(setting, &[Arc::clone(&long)]);
+            // The buffer is played first; it is an hour old.
+            let fresh = outcome.latencies.iter().filter(|(_, latency)| *latency < 4000.0);
+            let fresh = fresh.map(|(at, _)| *at).find(|at| *at > back).expect("sound is back");
+            println!("{name}, clock stops {clock_stops}: live {:?} after waking", fresh - back);
+            assert!(fresh < back + 5 * SECOND, "{name} {clock_stops}");
+            let (more, _) = silence_after(&outcome, back + 6 * SECOND);
+            assert_eq!(more, Duration::ZERO, "{name} {:?} {:?}", outcome.silences, outcome.causes);
+        }
+    }
+}
+
+#[test]
+fn a_restarted_resolver_is_not_heard() {
+    let hop = HopKind::resolver(Path::new(20, 1), Habits::PLAIN);
+    let mut setting = Setting::new(vec![hop], 600 * SECOND, 8);
+    setting.resolver_restarts = (1..12).map(|n| n * 47 * SECOND).collect();
+    let outcome = listen(setting, &[hour()]);
+    assert_eq!((outcome.silent, outcome.disorder), (0, 0), "{:?}", outcome.silences);
+}
+
+// ---- several resolvers ------------------------------------------------------------------------
+
+#[test]
+fn c10_a_second_resolver_costs_a_tenth_at_most_and_covers_for_a_dead_one() {
+    let plain = |rtt_ms, loss| HopKind::resolver(Path::new(rtt_ms, loss), Habits::PLAIN);
+    let healthy = listen(Setting::new(vec![plain(20, 0), plain(30, 0)], HOUR, 9), &[hour()]);
+    let share = healthy.fetch.hedged as f64 / healthy.queries as f64;
+    println!("healthy: {} queries, {:.1} % hedged", healthy.queries, share * 100.0);
+    assert!(share <= 0.1, "{share}");
+    assert_eq!((healthy.silent, healthy.fetch.negatives, healthy.current), (0, 0, 0));
+
+    let mut dying = plain(20, 0);
+    dying.dead = (600 * SECOND, 1200 * SECOND);
+    let outcome = listen(Setting::new(vec![dying, plain(30, 0)], HOUR, 9), &[hour()]);
+    assert_eq!((outcome.silent, outcome.gaps), (0, 0), "{:?}", outcome.silences);
+    assert_eq!(outcome.current, 1, "the one that goes on is used");
+    println!("dead for 10 minutes: {:?}", outcome.asked);
+
+    dying.dead = (Duration::ZERO, HOUR);
+    let outcome = listen(Setting::new(vec![dying, plain(30, 0)], 300 * SECOND, 9), &[hour()]);
+    assert_eq!((outcome.silent, outcome.current), (0, 1), "{:?}", outcome.silences);
+    assert!(outcome.first_sound.expect("sound") < 9 * SECOND, "{:?}", outcome.first_sound);
+}
+
+#[test]
+fn a_lying_resolver_is_left() {
+    let path = Path::new(20, 0);
+    let liar = HopKind::resolver(path, Habits { lies: true, ..Habits::PLAIN });
+    let honest = HopKind::resolver(Path::new(60, 0), Habits::PLAIN);
+    let outcome = listen(Setting::new(vec![liar, honest], 600 * SECOND, 9), &[hour()]);
+    assert_eq!((outcome.silent, outcome.gaps), (0, 0), "{:?}", outcome.silences);
+    assert_eq!(outcome.current, 1);
+    assert!(outcome.fetch.negatives < 60, "tried again now and then: {}", outcome.fetch.negatives);
+}
+
+// ---- the base layer ---------------------------------------------------------------------------
+
+#[test]
+fn a_base_layer_server_is_followed_by_its_list() {
+    let kind = Kind { base_layer: true, packet_octets: (60, 198), ..Kind::DEFAULT };
+    let run = run(kind, Duration::ZERO, HOUR);
+    for (name, hop) in paths() {
+        for card_ppm in [0.0, 500.0, -500.0] {
+            let mut setting = Setting::new(vec![hop], HOUR, 11);
+            setting.join = 60 * SECOND;
+            setting.card_ppm = card_ppm;
+            let outcome = listen(setting, &[Arc::clone(&run)]);
+            println!(
+                "{name}, {card_ppm:+} ppm: {} gaps, latency {:.0} and {:.0} ms, {} queries, {} denials",
+                outcome.gaps,
+                outcome.latency(0.5),
+                outcome.latency(0.95),
+                outcome.queries,
+                outcome.fetch.negatives,
+            );
+            assert_eq!((outcome.silent, outcome.disorder), (0, 0), "{name} {:?}", outcome.silences);
+            let most = if name == "direct" { 9_000.0 } else { 16_000.0 };
+            assert!(outcome.latency(0.95) < most, "{name}: {}", outcome.latency(0.95));
+        }
+    }
+}
+
+#[test]
+fn a_base_layer_server_that_begins_again_from_0_is_noticed_within_5_s() {
+    let at = |seconds| Duration::from_secs(seconds);
+    let kind = Kind { base_layer: true, ..Kind::DEFAULT };
+    let first = run(kind, Duration::ZERO, at(300));
+    let second = run(Kind { seed: 2, ..kind }, at(302), at(600));
+    let setting = Setting::new(vec![HopKind::direct(Path::new(20, 0))], at(590), 12);
+    let outcome = listen(setting, &[first, second]);
+    let heard = outcome.heard_run(1).expect("the second run is heard");
+    println!("heard {:?} after the start", heard - at(302));
+    // A list every 4 s, and a segment to begin with.
+    assert!(heard < at(302) + 6 * SECOND, "{heard:?}");
+    assert_eq!(
+        silence_after(&outcome, at(320)).0,
+        Duration::ZERO,
+        "{:?} {:?}",
+        outcome.silences,
+        outcome.causes
+    );
+}
