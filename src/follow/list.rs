@@ -17,6 +17,8 @@ const TTL_ROUNDING: Duration = Duration::from_secs(1);
 /// How much older than its TTL a list may be, through chains of caches, before numbers that went
 /// back can only mean another run of the server.
 const LIST_STALE_MAX: Duration = Duration::from_secs(15);
+/// After a restart sound comes back soon, even if the next list may come too late for what is there.
+const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// Numbers that went back and stay there this long are those of another run (C12).
 const BACK_MAX: Duration = Duration::from_secs(60);
 
@@ -149,7 +151,7 @@ impl Follower {
         };
         self.wants.clear();
         self.cursor = oldest;
-        self.start_list(now, newest, segment);
+        self.start_list(now, newest, segment, RESTART_WAIT);
         // A restarted server may be one that has `config` now.
         self.polls[CONFIG].plan(now);
     }
@@ -158,20 +160,27 @@ impl Follower {
     fn list_delay(&self, segment: Duration) -> Duration {
         let direct = matches!(&self.mode, Mode::List(listing) if listing.direct);
         let interval = if direct { LIST_INTERVAL } else { LIST_AGE_MAX };
-        let least = interval + segment + Duration::from_millis(1500);
+        // Segments that close by size may last twice as long as the one that was seen.
+        let least = interval + 2 * segment + Duration::from_millis(1500);
         self.latency.map_or(least, |latency| latency.max(least))
     }
 
-    /// Begins to play a list whose newest number is `newest`, at the right distance behind it.
-    fn start_list(&mut self, now: Instant, newest: Sequence, segment: Duration) {
+    /// Begins to play a list whose newest number is `newest`, at the right distance behind it. A
+    /// young run has less to play than the distance takes: `patience` is how long to wait for it.
+    fn start_list(
+        &mut self,
+        now: Instant,
+        newest: Sequence,
+        segment: Duration,
+        patience: Duration,
+    ) {
         let segment = segment.max(FRAME_DEFAULT);
         let delay = self.list_delay(segment);
         let back = delay.as_nanos().div_ceil(segment.as_nanos()).min(WANTS_MAX as u128 / 2) as u64;
         let Mode::List(listing) = &self.mode else { return };
         let start = newest.saturating_sub(back).max(listing.oldest).min(newest);
-        // A young run has less to play than the delay takes: wait for some of it, not for all.
         let there = segment * (newest - start + 1) as u32;
-        let wait = delay.saturating_sub(there).min(Duration::from_secs(1));
+        let wait = delay.saturating_sub(there).min(patience);
         let play_at = now + wait.max(Duration::from_millis(300));
         self.cursor = start;
         self.events.push_back(Event::Start { sequence: start, play_at, fresh: true });
@@ -197,7 +206,7 @@ impl Follower {
         let length = frame * packets as u32;
         listing.segment = Some(listing.segment.map_or(length, |known| known.max(length)));
         if listing.probe == Some(sequence) {
-            self.start_list(now, sequence, length);
+            self.start_list(now, sequence, length, Duration::MAX);
             if let Mode::List(listing) = &mut self.mode {
                 listing.probe = None;
             }

@@ -38,6 +38,8 @@ const LATENCIES: usize = 7;
 const LEVEL_SPAN: Duration = Duration::from_secs(16);
 /// And it is held at this.
 const LEVEL_TARGET: Duration = Duration::from_millis(1500);
+/// A level says little of where it will go, so it pulls gently, in parts per million.
+const LEVEL_CORRECTION_PPM_MAX: f64 = 1_000.0;
 /// Drift is measured over this time,
 const DRIFT_SPAN: Duration = Duration::from_secs(240);
 /// at least over this,
@@ -171,7 +173,7 @@ impl Steering {
         let mut sorted: Vec<f64> = self.latencies.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         let off = sorted[sorted.len() / 2] - target.as_secs_f64();
-        self.steer(off, TOLERANCE);
+        self.steer(off, TOLERANCE, CORRECTION_PPM_MAX);
     }
 
     /// A segment begins to play whose capture time is not known, with this much sound buffered.
@@ -185,12 +187,13 @@ impl Steering {
         let full = now.saturating_duration_since(self.levels[0].0) > LEVEL_SPAN / 2;
         let least = self.levels.iter().map(|level| level.1).fold(f64::MAX, f64::min);
         if full {
-            self.steer(least - LEVEL_TARGET.as_secs_f64(), TOLERANCE_LEVEL);
+            let off = least - LEVEL_TARGET.as_secs_f64();
+            self.steer(off, TOLERANCE_LEVEL, LEVEL_CORRECTION_PPM_MAX);
         }
     }
 
-    /// Chooses the correction for a latency that is off by `off` seconds.
-    fn steer(&mut self, off: f64, tolerance: f64) {
+    /// Chooses the correction for a latency that is off by `off` seconds, within `ppm_max`.
+    fn steer(&mut self, off: f64, tolerance: f64, ppm_max: f64) {
         let within = if self.active { tolerance * TOLERANCE_ACTIVE / TOLERANCE } else { tolerance };
         self.active = off.abs() > within;
         let drift = match self.drift_ppm {
@@ -198,7 +201,7 @@ impl Steering {
             _ => 0.0,
         };
         let pull = if self.active || self.drift_active { off * PPM_PER_SECOND } else { 0.0 };
-        self.correction_ppm = (drift + pull).clamp(-CORRECTION_PPM_MAX, CORRECTION_PPM_MAX);
+        self.correction_ppm = (drift + pull).clamp(-ppm_max, ppm_max);
     }
 
     /// Adds up what the correction did since it was looked at last.

@@ -6,6 +6,10 @@ that a low-rate speech codec keeps in shape. The lag of a window is its position
 minus its position in the recording: constant over a continuous recording, larger after a loss,
 smaller after a repeat. What keeps its place but not its content (silence, concealment) is found
 by comparing short blocks at the lag found. Windows where the recording is silent are left out.
+
+A player that follows another clock plays a little faster or slower. A lag that changes by no more
+than MAX_STRETCH of the time is such a stretch and no fault: it is taken out, and told, before the
+recording is judged. A loss or repeat is a step, and stays one.
 """
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import json
 import sys
 import wave
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -30,6 +34,10 @@ BLOCK_HOP = 0.01  # seconds
 MIN_BLOCKS = 2  # in a row that make a dropout
 MIN_BLOCK_CORRELATION = 0.2
 MIN_BLOCK_LEVEL = 0.1  # of the level expected
+MAX_STRETCH = 0.002  # seconds of lag per second
+MIN_STRETCH = 0.00025  # seconds; less is within what the judgement tolerates
+MAX_TURNS = 4
+STRETCH_WINDOWS = 21  # windows over which a lag must persist to count as a stretch
 QUIET = 10 ** (-30 / 20)  # below the signal's own level: too quiet to judge
 
 
@@ -60,6 +68,7 @@ class Alignment:
     faults: tuple[Fault, ...]
     correlation: float  # median over the windows found
     seconds: float  # of the recording
+    stretch: float = 0.0  # milliseconds by which the recording was played slower or faster in all
 
     @property
     def continuous(self) -> bool:
@@ -279,7 +288,34 @@ class Aligner:
 def align(reference: np.ndarray, recording: np.ndarray, rate: int,
           max_lag: float | None = None) -> Alignment:
     """Aligns mono signals of one sample rate; lags are sought within `max_lag` seconds."""
-    return Aligner(reference, recording, rate, max_lag).align()
+    result = Aligner(reference, recording, rate, max_lag).align()
+    straight, seconds, stretch = recording, result.seconds, 0.0
+    # Each turn leaves less: the first finds its windows stretched, and so not quite in their place.
+    for _ in range(MAX_TURNS):
+        starts, slow = slow_lags(result)
+        if len(starts) == 0 or np.abs(slow).max() < MIN_STRETCH:
+            break
+        # What was recorded at p belongs at p + slow(p).
+        warped = np.arange(len(straight)) / rate
+        warped += np.interp(warped, starts, slow)
+        straight = np.interp(np.arange(0, warped[-1], 1 / rate), warped, straight)
+        stretch += 1000 * float(slow[-1])
+        result = Aligner(reference, straight, rate, max_lag).align()
+    return replace(result, stretch=stretch, seconds=seconds)
+
+
+def slow_lags(result: Alignment) -> tuple[np.ndarray, np.ndarray]:
+    """Starts of the windows found, and how far a stretch has moved the lag by then; steps left out."""
+    starts = np.array([window.start for window in result.found])
+    lags = np.array([window.lag for window in result.found])
+    if len(starts) < STRETCH_WINDOWS:
+        return starts[:0], lags[:0]
+    half = STRETCH_WINDOWS // 2
+    padded = np.pad(lags, half, mode="reflect", reflect_type="odd")  # a slope goes on
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, STRETCH_WINDOWS), axis=1)
+    steps, times = np.diff(smooth), np.diff(starts)
+    steps[np.abs(steps) > MAX_STRETCH * times + 0.0005] = 0
+    return starts, np.concatenate(([0.0], np.cumsum(steps)))
 
 
 def align_files(reference: str, recording: str, max_lag: float | None = None) -> Alignment:
@@ -297,7 +333,7 @@ def describe(result: Alignment) -> Iterator[str]:
     lags = f"lag {found[0].lag:.4f} s to {found[-1].lag:.4f} s, " if found else ""
     yield (f"{result.seconds:.2f} s: {len(found)} windows found, {lags}"
            f"median correlation {result.correlation:.3f}, {len(result.unmatched)} unmatched, "
-           f"{len(result.faults)} faults")
+           f"{len(result.faults)} faults, stretched by {result.stretch:.1f} ms")
     for fault in result.faults:
         yield f"{fault.position:9.3f} s  {fault.kind:8}{fault.size:8.1f} ms"
     for window in result.unmatched:

@@ -113,6 +113,32 @@ class AlignTest(unittest.TestCase):
         self.assertGreater(len(result.unmatched), 10)
         self.assertFalse(self.align(foreign).continuous)
 
+    def stretched(self, recording: np.ndarray, ppm: float) -> np.ndarray:
+        """Played slower, first by nothing and then by more and more up to `ppm`."""
+        steps = np.linspace(1, 1 - 2 * ppm / 1e6, len(recording))
+        places = np.concatenate(([0.0], np.cumsum(steps)))[:len(recording)]
+        return np.interp(places, np.arange(len(recording)), recording)
+
+    def test_a_slow_stretch_is_no_fault(self) -> None:
+        for ppm in (300, 750, -750):
+            with self.subTest(ppm=ppm):
+                result = self.align(self.stretched(self.recording, ppm))
+                self.assertTrue(result.continuous, list(align.describe(result)))
+                self.assertAlmostEqual(result.stretch, -ppm * 8e-3, delta=abs(ppm) * 1e-3 + 1)
+
+    def test_a_stretch_hides_neither_loss_nor_repeat_nor_dropout(self) -> None:
+        place = PLACES[4]
+        frame = self.recording[place - FRAME:place]
+        silenced = self.recording.copy()
+        silenced[place:place + FRAME] = 0
+        for kind, recording in (("loss", np.delete(self.recording, slice(place, place + FRAME))),
+                                ("repeat", np.insert(self.recording, place, frame)),
+                                ("dropout", silenced)):
+            with self.subTest(kind=kind):
+                result = self.align(self.stretched(recording, 750))
+                self.assertEqual([fault.kind for fault in result.faults], [kind])
+                self.assertFalse(result.continuous)
+
     def test_max_lag(self) -> None:
         self.assertTrue(align.align(self.reference, self.recording, RATE, 3.5).continuous)
         self.assertFalse(align.align(self.reference, self.recording, RATE, 2.0).continuous)
