@@ -385,7 +385,8 @@ mod sound {
     fn minutes_of_noise_and_silence_at_48_khz_stereo() {
         let station = sound(&opus(48_000, Channels::STEREO), AsciiKind::Base91, 12, 120);
         assert_eq!(station.frames, 4_000);
-        assert!(station.longest_string > 240, "the cap is reached: {}", station.longest_string);
+        // Noise takes the average rate, which is seven tenths of what the strings can hold.
+        assert!((165..=250).contains(&station.longest_string), "{}", station.longest_string);
     }
 
     #[cfg(feature = "opus")]

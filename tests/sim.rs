@@ -410,7 +410,9 @@ fn a_base_layer_server_is_followed_by_its_list() {
                 outcome.fetch.negatives,
             );
             assert_eq!((outcome.silent, outcome.disorder), (0, 0), "{name} {:?}", outcome.silences);
-            let most = if name == "direct" { 9_000.0 } else { 16_000.0 };
+            // A list every 4 s (11 s), segments of different lengths, and sound in hand; a young run
+            // is waited for until all of that is there.
+            let most = if name == "direct" { 10_000.0 } else { 17_000.0 };
             assert!(outcome.latency(0.95) < most, "{name}: {}", outcome.latency(0.95));
         }
     }

@@ -8,7 +8,7 @@ use super::{
 /// Longest packet of one frame (RFC 6716 §3.4).
 const PACKET_OCTETS_MAX: usize = 1_275;
 /// The share of the cap that the average rate may take, so that packets seldom meet the cap.
-const RATE_SHARE: f64 = 0.8;
+const RATE_SHARE: f64 = 0.7;
 /// A second encoder that begins anew has nothing to say under a cap below this, in octets; the first
 /// one obeys such caps itself.
 const SMALL_CAP: usize = 48;
@@ -308,7 +308,7 @@ mod tests {
             let mut alone = libopus_encoder(&settings).unwrap();
             free += loud_blocks(&pcm, |pcm, out| alone.encode(pcm, out).unwrap(), 1275);
         }
-        assert!(ours <= free, "{ours} blocks, {free} without a cap");
+        assert!(3 * ours <= plain, "{ours} blocks, {free} without a cap, {plain} by it alone");
         assert!(plain > free, "libopus has learned it; the second encoder is not needed any more");
     }
 }

@@ -160,8 +160,8 @@ impl Follower {
     fn list_delay(&self, segment: Duration) -> Duration {
         let direct = matches!(&self.mode, Mode::List(listing) if listing.direct);
         let interval = if direct { LIST_INTERVAL } else { LIST_AGE_MAX };
-        // Segments that close by size may last twice as long as the one that was seen.
-        let least = interval + 2 * segment + Duration::from_millis(1500);
+        // Segments that close by size may last longer than the one that was seen.
+        let least = interval + segment * 3 / 2 + Duration::from_millis(1500);
         self.latency.map_or(least, |latency| latency.max(least))
     }
 

@@ -22,6 +22,8 @@ const TOLERANCE: f64 = 0.03;
 const TOLERANCE_ACTIVE: f64 = 0.004;
 /// A level of a buffer without known publish times saws; it is left alone until it is off by this.
 const TOLERANCE_LEVEL: f64 = 0.4;
+/// More than enough is no harm, and is left alone for longer.
+const TOLERANCE_LEVEL_HIGH: f64 = 1.5;
 /// Over the highest need and the usual one with its allowance.
 const MARGIN: Duration = Duration::from_millis(20);
 /// The highest need fades to the usual one with this time constant, in seconds.
@@ -38,7 +40,7 @@ const LATENCIES: usize = 7;
 const LEVEL_SPAN: Duration = Duration::from_secs(16);
 /// And it is held at this.
 const LEVEL_TARGET: Duration = Duration::from_millis(1500);
-/// A level says little of where it will go, so it pulls gently, in parts per million.
+/// And taken down gently, in parts per million.
 const LEVEL_CORRECTION_PPM_MAX: f64 = 1_000.0;
 /// Drift is measured over this time,
 const DRIFT_SPAN: Duration = Duration::from_secs(240);
@@ -188,7 +190,10 @@ impl Steering {
         let least = self.levels.iter().map(|level| level.1).fold(f64::MAX, f64::min);
         if full {
             let off = least - LEVEL_TARGET.as_secs_f64();
-            self.steer(off, TOLERANCE_LEVEL, LEVEL_CORRECTION_PPM_MAX);
+            match off > 0.0 {
+                true => self.steer(off, TOLERANCE_LEVEL_HIGH, LEVEL_CORRECTION_PPM_MAX),
+                false => self.steer(off, TOLERANCE_LEVEL, CORRECTION_PPM_MAX),
+            }
         }
     }
 

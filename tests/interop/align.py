@@ -28,6 +28,7 @@ HOP = 0.1  # seconds
 NEAR = 1.0  # seconds around the lag so far that are searched first
 MIN_CORRELATION = 0.45  # of a window; chance reaches 0.2
 CHANGE_GAIN = 0.05  # by which another lag must be better than the one so far
+KEEP_CORRELATION = 0.65  # at the lag so far, that is enough to stay with it
 TOLERANCE = 0.003  # seconds between lags that count as one
 BLOCK = 0.04  # seconds
 BLOCK_HOP = 0.01  # seconds
@@ -202,7 +203,8 @@ class Aligner:
             place = start + current - first
             around = max(0, place - self._tolerance)
             kept = scores[around:max(0, place + self._tolerance + 1)]
-            if len(kept) and kept.max() + CHANGE_GAIN >= scores[best]:
+            if len(kept) and (kept.max() >= KEEP_CORRELATION
+                              or kept.max() + CHANGE_GAIN >= scores[best]):
                 best = around + int(np.argmax(kept))
         return first + best - start, float(scores[best])
 
