@@ -3,11 +3,13 @@
 #
 #   scripts/fuzz.sh [seconds per target] [target...]
 #
-# Needs cargo-fuzz (cargo install cargo-fuzz --locked) and a C++ compiler. The committed corpus in
+# Installs cargo-fuzz if it is missing; needs a C++ compiler. The committed corpus in
 # fuzz/corpus is read and never written; what is new goes to fuzz/target/corpus and is used again by
 # the next run. A finding is kept in fuzz/artifacts, and makes the exit status 1.
 set -eu
 cd "$(dirname "$0")/.."
+
+command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 
 seconds=${1:-60}
 [ $# -eq 0 ] || shift

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For the scripts beside it: messages, and packages of the system. Not to be run by itself.
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -17,7 +17,8 @@ fi
 
 build="gcc libc6-dev cmake make pkg-config libasound2-dev"
 tests="bind9-dnsutils knot-dnsutils unbound bind9 knot-resolver pdns-recursor dnsmasq nsd knot
-    dnsperf pulseaudio pulseaudio-utils libasound2-plugins python3 python3-venv libopus0"
+    dnsperf pulseaudio pulseaudio-utils libasound2-plugins python3 python3-venv libopus0
+    espeak-ng"
 case $what in
 build) packages=$build ;;
 test) packages="$build $tests" ;;
