@@ -70,7 +70,11 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("manner", Text(Some(manner(stats.manner).into()))),
         ("first_sound_s", Seconds(stats.first_sound)),
         ("latency_s", Seconds(play.latency)),
+        ("target_s", Seconds(play.target)),
         ("buffer_s", Seconds(Some(play.level))),
+        ("drift_ppm", Number(play.drift_ppm)),
+        ("correction_ppm", Number(Some(play.correction_ppm))),
+        ("underruns", Count(play.underruns)),
         ("written_s", Seconds(Some(play.written))),
         ("segments", Count(follow.segments)),
         ("lost", Count(follow.lost)),
@@ -79,6 +83,11 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("silences", Count(follow.silences)),
         ("refusals", Count(follow.refusals)),
         ("unreadable", Count(follow.unreadable)),
+        ("oversized_records", Count(follow.oversized_records)),
+        ("oversized_segments", Count(follow.oversized_segments)),
+        ("out_of_range", Count(follow.out_of_range)),
+        ("stale_lists", Count(follow.stale_lists)),
+        ("outages", Count(follow.outages)),
         ("restarts", Count(follow.restarts)),
         ("jumps", Count(follow.jumps)),
         ("gaps", Count(playout.gaps)),
@@ -89,17 +98,29 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("duplicates", Count(playout.duplicates)),
         ("skipped", Count(playout.skipped)),
         ("undecodable", Count(play.undecodable)),
+        ("wrong_duration", Count(play.wrong_duration)),
         ("queries", Count(fetch.queries)),
         ("octets_out", Count(fetch.octets_out)),
         ("octets_in", Count(fetch.octets_in)),
         ("octets_per_second", Number(octets_per_second(stats))),
+        ("retries", Count(fetch.retries)),
+        ("hedged", Count(fetch.hedged)),
+        ("negatives", Count(fetch.negatives)),
+        ("failures", Count(fetch.failures)),
+        ("switches", Count(fetch.switches)),
         ("ignored", Count(fetch.ignored)),
+        ("foreign", Count(fetch.foreign)),
+        ("malformed", Count(fetch.malformed)),
+        ("cname_chains", Count(fetch.cname_chains)),
+        ("stale", Count(fetch.stale)),
         ("truncated", Count(fetch.truncated)),
         ("connections", Count(fetch.connections)),
         ("socket_errors", Count(fetch.socket_errors)),
         ("overflow", Count(fetch.overflow)),
         ("server", Text(Some(stats.server.to_string()))),
         ("rtt_s", Seconds(stats.rtt)),
+        ("loss", Number(Some(stats.loss))),
+        ("direct", Bool(stats.direct)),
         ("trouble", Text(play.trouble.map(|(trouble, _)| trouble_words(trouble)))),
         ("stream", play.stream.as_ref().map_or(Text(None), |stream| Object(stream_fields(stream)))),
         ("ended", Bool(play.ended)),
@@ -188,16 +209,20 @@ pub fn client_line(stats: &ClientStats) -> String {
     }
     let playout = &play.playout;
     let latency = play.latency.map_or("-".into(), short);
+    let target = play.target.map_or("-".into(), short);
+    let drift = play.drift_ppm.map_or(String::new(), |ppm| format!("  drift {ppm:+.0} ppm"));
     let rtt = stats.rtt.map_or("-".into(), short);
     let gaps = if playout.gaps == 1 { "gap" } else { "gaps" };
     format!(
-        "{} {}  latency {latency}  buffer {}  {} ok {} lost {} {gaps}  rtt {rtt}",
+        "{} {}  latency {latency} (aim {target})  buffer {}{drift}  {} ok {} lost {} {gaps}  \
+         {} rtt {rtt}",
         state(stats),
         clock(play.written),
         short(play.level),
         stats.follow.segments,
         stats.follow.lost,
-        playout.gaps
+        playout.gaps,
+        stats.server,
     )
 }
 
