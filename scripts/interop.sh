@@ -9,3 +9,4 @@ python=tests/interop/.venv/bin/python
 "$python" -W ignore tests/interop/selftest.py
 AODNS_INTEROP_SECONDS=${1:-300} cargo test --locked --release --test interop -- \
     --ignored --nocapture --test-threads=16
+cargo test --locked --release --test faults -- --ignored --nocapture
