@@ -25,6 +25,8 @@ const TASKS_MAX: usize = 32;
 pub const LINKS_MAX: usize = 8;
 /// Connections that are kept in use on a path that loses much.
 const LINKS_WARM: usize = 6;
+/// A resolver whose round trip is shorter is near.
+const NEAR: Duration = Duration::from_millis(30);
 /// A connection that was not used for this long may be closed by now.
 const LINK_FRESH: Duration = Duration::from_millis(4500);
 /// A connection on which an answer is this late is better made anew: its timers have doubled and
@@ -323,6 +325,26 @@ impl Fetcher {
             return None;
         }
         server.links[link].used = Some(now);
+        Some((current, link))
+    }
+
+    /// A connection to be closed: server and number. To be called after [`Fetcher::poll_open`],
+    /// until there is none. A resolver has few connections for all its clients (unbound ten), so
+    /// one that is near gets each back as soon as nothing is awaited on it; to a far one a
+    /// handshake for each segment would cost too much, and the server itself has plenty.
+    pub fn poll_close(&mut self, now: Instant) -> Option<(usize, usize)> {
+        let current = self.current;
+        if self.follower.is_direct() {
+            return None;
+        }
+        let server = &mut self.servers[current];
+        let near = server.upstream.rtt().is_some_and(|rtt| rtt < NEAR);
+        if !near || server.upstream.is_lossy() {
+            return None;
+        }
+        let spent = |link: &LinkUse| link.is_open(now) && link.waiting.is_empty();
+        let link = server.links.iter().position(spent)?;
+        server.links[link].used = None;
         Some((current, link))
     }
 

@@ -119,6 +119,9 @@ impl Sockets {
                 self.fetcher.stats_mut().connections += 1;
             }
         }
+        while let Some((server, link)) = self.fetcher.poll_close(now) {
+            self.streams[server * LINKS_MAX + link].link.close();
+        }
         let fetcher = &self.fetcher;
         self.datagrams.retain(|datagrams| fetcher.is_waiting(datagrams.lookup));
         failed.map_or(Ok(()), Err)
