@@ -35,10 +35,10 @@ fuzz:
 	@scripts/setup.sh build
 	scripts/fuzz.sh 60
 
-# make bench  CPU per query beside other servers, cost of encoding and listening
+# make bench  CPU per query beside Knot DNS and NSD
 bench:
 	@scripts/setup.sh test
-	bench/run.sh
+	bench/answering.py
 
 # make cross  builds for the Raspberry Pi (64 and 32 bits), and runs the demo under qemu
 cross:
