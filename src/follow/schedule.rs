@@ -47,6 +47,8 @@ const START_BEHIND_MAX: Duration = Duration::from_secs(9);
 /// A listener that is further behind its place than this goes back to it; the buffer is never
 /// longer.
 const BEHIND_MAX: Duration = Duration::from_secs(15);
+/// Nor by more segments than this, however short they claim to be.
+const BEHIND_SEGMENTS_MAX: u64 = 128;
 /// Faster or slower than the listener's clock the server's is not, in parts of one.
 const RATE_MAX: f64 = 1e-3;
 /// Two looks at the edge closer together than this say nothing about the clocks.
@@ -376,7 +378,9 @@ impl Follower {
         }
         let behind = edge.next.saturating_sub(self.cursor);
         let latency = self.latency.unwrap_or(longest + self.path.allowance);
-        if longest * behind.min(1 << 20) as u32 > latency + BEHIND_MAX + longest {
+        if behind > BEHIND_SEGMENTS_MAX
+            || longest * behind.min(1 << 20) as u32 > latency + BEHIND_MAX + longest
+        {
             self.stats.jumps += 1;
             self.stats.lost += self.wants.len() as u64;
             self.jump(now, edge, made, false);
