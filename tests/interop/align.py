@@ -49,6 +49,7 @@ class Window:
     start: float  # seconds
     lag: float  # seconds; 0 if the window was not found
     correlation: float
+    centre: float  # seconds: where its energy lies, and so what its lag is the lag of
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,18 @@ class Aligner:
         faults = [Fault("loss" if size > 0 else "repeat", position / self._rate,
                         1000 * abs(size) / self._rate) for position, size in changes]
         faults += self._dropouts(lags, changes)
-        found = tuple(Window(start / self._rate, lag / self._rate, score)
-                      for start, lag, score in windows if lag is not None)
-        unmatched = tuple(Window(start / self._rate, 0.0, score)
-                          for start, lag, score in windows if lag is None)
+        found = tuple(self._window(*window) for window in windows if window[1] is not None)
+        unmatched = tuple(self._window(*window) for window in windows if window[1] is None)
         return Alignment(found, unmatched,
                          tuple(sorted(faults, key=lambda fault: fault.position)),
                          float(np.median([w.correlation for w in found])) if found else 0.0,
                          len(self._recording) / self._rate)
+
+    def _window(self, start: int, lag: int | None, score: float) -> Window:
+        size = int(WINDOW * self._rate)
+        power = self._recording[start:start + size]**2
+        centre = start + float(np.dot(power, np.arange(size)) / power.sum())
+        return Window(start / self._rate, (lag or 0) / self._rate, score, centre / self._rate)
 
     def _level(self, signal: np.ndarray) -> float:
         """Root mean square over the louder half of the blocks."""
@@ -307,17 +312,23 @@ def align(reference: np.ndarray, recording: np.ndarray, rate: int,
 
 
 def slow_lags(result: Alignment) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the windows found, and how far a stretch has moved the lag by then; steps left out."""
-    starts = np.array([window.start for window in result.found])
+    """Centres of the windows found, and how far a stretch has moved the lag by then; steps left out."""
+    starts = np.array([window.centre for window in result.found])
     lags = np.array([window.lag for window in result.found])
     if len(starts) < STRETCH_WINDOWS:
         return starts[:0], lags[:0]
-    half = STRETCH_WINDOWS // 2
-    padded = np.pad(lags, half, mode="reflect", reflect_type="odd")  # a slope goes on
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, STRETCH_WINDOWS), axis=1)
+    smooth = np.array([_local_lag(starts, lags, i) for i in range(len(starts))])
     steps, times = np.diff(smooth), np.diff(starts)
     steps[np.abs(steps) > MAX_STRETCH * times + 0.0005] = 0
     return starts, np.concatenate(([0.0], np.cumsum(steps)))
+
+
+def _local_lag(times: np.ndarray, lags: np.ndarray, i: int) -> float:
+    """The lag at window `i` by the line through its neighbours, which strays and steps do not bend."""
+    near = slice(max(0, i - STRETCH_WINDOWS // 2), i + STRETCH_WINDOWS // 2 + 1)
+    time, lag = times[near], lags[near]
+    slope = np.median((lag[3:] - lag[:-3]) / (time[3:] - time[:-3]))
+    return float(np.median(lag - slope * (time - times[i])))
 
 
 def align_files(reference: str, recording: str, max_lag: float | None = None) -> Alignment:
