@@ -16,6 +16,7 @@ use crate::wire::Name;
 use sockets::Sockets;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -149,7 +150,7 @@ impl Client {
         }
         let seed = random_u64()?;
         let now = Instant::now();
-        let supervision = Arc::new(Supervision::default());
+        let supervision = Arc::new(Supervision::new()?);
         let status = Arc::new(Mutex::new(PlayStatus::default()));
         let (waker, woken) = UnixStream::pair()
             .and_then(|pair| pair.1.set_nonblocking(true).map(|()| pair))
@@ -232,6 +233,12 @@ impl Client {
     /// Whether it ended by itself: the stream is over, the sink is closed, or something failed.
     pub fn is_finished(&self) -> bool {
         self.supervision.is_finished()
+    }
+
+    /// For a `poll` together with other things to wait for: readable once the pipeline is finished by itself,
+    /// see `is_finished`. Nothing is to be read from it.
+    pub fn finished_fd(&self) -> BorrowedFd<'_> {
+        self.supervision.finished_fd()
     }
 
     /// Stops, and returns the last state.

@@ -16,6 +16,7 @@ pub mod render;
 
 use crate::error::Error;
 use crate::units::Moment;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -29,14 +30,33 @@ pub fn moment() -> Moment {
 }
 
 /// What the stages of one pipeline share: whether to stop, and why.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Supervision {
     stop: AtomicBool,
     finished: AtomicBool,
     error: Mutex<Option<Error>>,
+    /// One end of a pipe, closed once everything is finished: whoever polls the other end is told.
+    open: Mutex<Option<OwnedFd>>,
+    end: OwnedFd,
 }
 
 impl Supervision {
+    /// Of a pipeline that is about to start.
+    ///
+    /// # Errors
+    /// When the system gives no pipe.
+    pub fn new() -> Result<Supervision, Error> {
+        let (end, open) =
+            nix::unistd::pipe().map_err(|errno| Error::system("make a pipe", errno.into()))?;
+        Ok(Supervision {
+            stop: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            error: Mutex::new(None),
+            open: Mutex::new(Some(open)),
+            end,
+        })
+    }
+
     /// Whether the stages are to end.
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
@@ -55,6 +75,12 @@ impl Supervision {
     /// Says that everything there was to do is done.
     pub fn finish(&self) {
         self.finished.store(true, Ordering::Release);
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Readable (at its end) once [`Supervision::is_finished`]; nothing is to be read from it.
+    pub fn finished_fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
     }
 
     /// Ends the pipeline with an error; the first one counts.
@@ -141,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_panicked_stage_stops_the_others_and_is_named() {
-        let supervision = Arc::new(Supervision::default());
+        let supervision = Arc::new(Supervision::new().unwrap());
         let stage = Stage::spawn("brittle", &supervision, || panic!("on purpose")).unwrap();
         stage.join(Duration::from_secs(10));
         assert!(supervision.is_stopping() && supervision.is_finished());
@@ -151,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_first_error_counts() {
-        let supervision = Supervision::default();
+        let supervision = Supervision::new().unwrap();
         supervision.fail(Error::Settings("first".into()));
         supervision.fail(Error::Settings("second".into()));
         assert_eq!(supervision.take_error().unwrap().to_string(), "first");

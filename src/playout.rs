@@ -264,6 +264,15 @@ impl JitterBuffer {
         self.frame * frames.saturating_sub(played) as u32
     }
 
+    /// Frames of the segment that is playing that [`JitterBuffer::pull`] yields whatever comes and
+    /// whenever it is asked: they may be decoded ahead.
+    pub fn frames_certain(&self) -> usize {
+        let State::Playing { sequence, index: index @ 1.. } = self.state else { return 0 };
+        self.buffered
+            .get(&sequence)
+            .map_or(0, |segment| segment.packets.len().saturating_sub(index))
+    }
+
     /// Whether everything that came was played, and nothing is being waited for.
     pub fn is_drained(&self) -> bool {
         self.buffered.is_empty() && !matches!(self.state, State::Missing { .. })
@@ -685,6 +694,20 @@ mod tests {
         listener.buffer.start(listener.now, 10, start, true);
         (10..13).for_each(|sequence| assert_eq!(listener.insert(sequence), Insertion::Inserted));
         assert_eq!(listener.hear(4), "(b0)(b1)b2c0c1c2");
+    }
+
+    #[test]
+    fn only_the_rest_of_the_segment_that_plays_is_certain() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        assert_eq!(listener.buffer.frames_certain(), 0);
+        (10..12).for_each(|sequence| assert_eq!(listener.insert(sequence), Insertion::Inserted));
+        let mut certain = || {
+            listener.hear(1);
+            listener.buffer.frames_certain()
+        };
+        assert_eq!([certain(), certain(), certain()], [2, 1, 0], "the next segment may be skipped");
+        assert_eq!([certain(), certain(), certain(), certain()], [2, 1, 0, 0], "or be late");
     }
 
     #[test]

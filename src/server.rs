@@ -16,6 +16,7 @@ use crate::wire::{self, Name, STRING_OCTETS_MAX, TXT_RECORD_OCTETS};
 use crate::zone::{CONFIG_TTL, CookieSecrets, NameServer, Zone};
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -295,7 +296,7 @@ impl Server {
         // The port first: a source may already be running when it is opened.
         source.open(format, plan.frame_samples)?;
         let mut server = Server {
-            supervision: Arc::new(Supervision::default()),
+            supervision: Arc::new(Supervision::new()?),
             stages: Vec::new(),
             counters: Arc::new(ProduceCounters::default()),
             publication: Arc::clone(&publication),
@@ -381,6 +382,12 @@ impl Server {
     pub fn is_finished(&self) -> bool {
         let failed = self.responder.as_ref().is_some_and(|r| r.failed_thread().is_some());
         self.supervision.is_finished() || failed
+    }
+
+    /// For a `poll` together with other things to wait for: readable once the pipeline is finished by itself,
+    /// see `is_finished`. Nothing is to be read from it.
+    pub fn finished_fd(&self) -> BorrowedFd<'_> {
+        self.supervision.finished_fd()
     }
 
     /// Stops, and returns the last counts.

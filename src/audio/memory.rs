@@ -6,6 +6,7 @@ use super::{AudioError, Sink};
 use crate::units::Format;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Takes sound and counts it.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,10 @@ impl Sink for NullSink {
 
     fn has_clock(&self) -> bool {
         false
+    }
+
+    fn lead(&self) -> Duration {
+        Duration::MAX
     }
 
     fn flush(&mut self) -> Result<(), AudioError> {

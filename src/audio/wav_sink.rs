@@ -10,6 +10,7 @@ use crate::units::Format;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Octets of sound in one file: all that 32-bit lengths can say, less the header and a margin.
 const DATA_OCTETS_MAX: u64 = (1 << 32) - (1 << 16);
@@ -138,6 +139,10 @@ impl Sink for WavSink {
 
     fn has_clock(&self) -> bool {
         false
+    }
+
+    fn lead(&self) -> Duration {
+        Duration::MAX
     }
 
     fn flush(&mut self) -> Result<(), AudioError> {

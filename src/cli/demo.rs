@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 const FILE: &str = "aodns-demo.wav";
 /// The stream's domain; nobody but this process asks for it (RFC 2606).
 const ROOT: &str = "demo.example.com";
-/// Between two looks at whether to stop.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Between two status lines.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -81,13 +79,13 @@ fn watch(
     signals: &Signals,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let started = Instant::now();
-    let mut shown = started;
+    let mut shown = Instant::now();
+    let over = shown + job.duration;
     loop {
-        std::thread::sleep(PAUSE);
+        let finished = [client.finished_fd(), server.finished_fd()];
+        signals.wait(over.min(shown + SECOND), &finished)?;
         let now = Instant::now();
-        let over = now >= started + job.duration;
-        if over || signals.stop_wanted() || client.is_finished() || server.is_finished() {
+        if now >= over || signals.stop_wanted() || client.is_finished() || server.is_finished() {
             return Ok(());
         }
         if now < shown + SECOND {

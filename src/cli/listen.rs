@@ -16,8 +16,6 @@ use aodns::follow::Trouble;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// Between two looks at whether to stop.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Between two status lines.
 const SECOND: Duration = Duration::from_secs(1);
 /// Gaps that are explained in a second.
@@ -83,10 +81,12 @@ fn watch(
     console: &mut Console,
 ) -> Result<Stopped, Failure> {
     let started = Instant::now();
+    let over = job.duration.map(|duration| started + duration);
     let mut shown = started;
     let mut news = News::default();
     loop {
-        std::thread::sleep(PAUSE);
+        let until = over.map_or(shown + SECOND, |over| over.min(shown + SECOND));
+        signals.wait(until, &[client.finished_fd()])?;
         let now = Instant::now();
         if signals.stop_wanted() {
             return Ok(Stopped::Wanted);
@@ -94,7 +94,7 @@ fn watch(
         if client.is_finished() {
             return Ok(Stopped::Finished);
         }
-        if job.duration.is_some_and(|duration| now >= started + duration) {
+        if over.is_some_and(|over| now >= over) {
             return Ok(Stopped::Over);
         }
         if now < shown + SECOND {

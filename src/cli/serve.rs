@@ -15,8 +15,6 @@ use aodns::server::{Server, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Between two looks at whether to stop.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Between two status lines.
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two counter lines at level `info`.
@@ -64,6 +62,7 @@ fn watch(
     metrics: Option<&Metrics>,
 ) -> Result<(), Failure> {
     let started = Instant::now();
+    let over = job.duration.map(|duration| started + duration);
     let addresses = server.local_addrs();
     if job.level >= Level::Info {
         console.say(&opening(job, &addresses));
@@ -82,10 +81,10 @@ fn watch(
     let mut warned = Throttle::default();
     let mut waiting: Vec<Limited> = Vec::new();
     loop {
-        std::thread::sleep(PAUSE);
+        let until = over.map_or(shown.0 + SECOND, |over| over.min(shown.0 + SECOND));
+        signals.wait(until, &[server.finished_fd()])?;
         let now = Instant::now();
-        let over = job.duration.is_some_and(|duration| now >= started + duration);
-        if signals.stop_wanted() || over || server.is_finished() {
+        if signals.stop_wanted() || over.is_some_and(|over| now >= over) || server.is_finished() {
             return Ok(());
         }
         if now < shown.0 + SECOND {

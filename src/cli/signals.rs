@@ -1,14 +1,22 @@
-//! SIGINT and SIGTERM as a wish to stop in order.
+//! SIGINT and SIGTERM as a wish to stop in order, and waiting without turns in vain.
 
 use super::failure::Failure;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::{flag, low_level::pipe};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Whether somebody wants the program to stop.
-#[derive(Clone, Debug)]
-pub struct Signals(Arc<AtomicBool>);
+#[derive(Debug)]
+pub struct Signals {
+    wanted: Arc<AtomicBool>,
+    /// One end of a pipe: readable once a signal came.
+    came: OwnedFd,
+}
 
 impl Signals {
     /// From now on the first signal is a wish; a second one, should the first not be heeded, ends
@@ -17,18 +25,40 @@ impl Signals {
     /// # Errors
     /// When the system refuses.
     pub fn install() -> Result<Signals, Failure> {
+        let refused =
+            |cause: std::io::Error| Failure::Runtime(format!("cannot handle signals: {cause}"));
         let wanted = Arc::new(AtomicBool::new(false));
+        let (came, tell) = nix::unistd::pipe().map_err(|errno| refused(errno.into()))?;
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first one looks at the flag before the second one sets it.
+            let tell = tell.try_clone().map_err(refused)?;
+            // In this order: the first one looks at the flag before the second one sets it, and
+            // whoever is woken finds it set.
             flag::register_conditional_default(signal, Arc::clone(&wanted))
                 .and_then(|_| flag::register(signal, Arc::clone(&wanted)))
-                .map_err(|cause| Failure::Runtime(format!("cannot handle signals: {cause}")))?;
+                .and_then(|_| pipe::register(signal, tell))
+                .map_err(refused)?;
         }
-        Ok(Signals(wanted))
+        Ok(Signals { wanted, came })
     }
 
     /// Whether a signal came.
     pub fn stop_wanted(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Waits until `until`, for a signal, or for one of `others` to become readable.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn wait(&self, until: Instant, others: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let left = until.saturating_duration_since(Instant::now());
+        // Rounded up: a millisecond late is better than a turn without anything to do.
+        let left = (left + Duration::from_micros(999)).as_millis().min(60_000) as i32;
+        let mut fds = vec![PollFd::new(self.came.as_fd(), PollFlags::POLLIN)];
+        fds.extend(others.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(Failure::Runtime(format!("cannot wait: {errno}"))),
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! The listener's last stage, `play`: events from the follower into the jitter buffer, frames out
 //! of it through the decoder and the resampler that steers the pace into the sink.
+//!
+//! A segment is decoded when its first frame is due, and its frames are kept until each is due in
+//! turn: twelve packets one after the other take a third of the time of twelve packets that each
+//! find the caches cold, and what is in the segment is known by then.
 
 use super::Supervision;
 use super::render::Renderer;
@@ -14,12 +18,12 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two flushes of the sink, at most.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(900);
-/// Between two looks at whether to stop, at most.
-const TICK: Duration = Duration::from_millis(200);
-/// Frames that fade out what is heard before a stream of another kind begins.
-const FAREWELL_FRAMES: usize = 2;
+/// Between two flushes of the sink, at least; it is to be flushed once a second.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two looks at whether to stop, at most; the end of the events is noticed at once.
+const TICK: Duration = Duration::from_secs(1);
+/// Concealment that fades out what is heard before a stream of another kind begins.
+const FAREWELL: Duration = Duration::from_millis(120);
 /// Gaps that are remembered for the report.
 const GAPS_MAX: usize = 1000;
 /// A clock of the sound that fell this far behind is set anew.
@@ -74,11 +78,45 @@ pub struct PlayStatus {
     pub ended: bool,
 }
 
+/// Sound of the segment that is playing, decoded and not yet due.
+#[derive(Default)]
+struct Ahead {
+    pcm: Vec<i16>,
+    /// Where the next frame begins in `pcm`.
+    start: usize,
+    /// Length of each frame in `pcm`, and whether it is a packet's sound.
+    frames: VecDeque<(usize, bool)>,
+}
+
+impl Ahead {
+    fn push(&mut self, pcm: &[i16], sound: bool) {
+        if self.frames.is_empty() {
+            self.pcm.clear();
+            self.start = 0;
+        }
+        self.pcm.extend_from_slice(pcm);
+        self.frames.push_back((pcm.len(), sound));
+    }
+
+    fn pop(&mut self) -> Option<(&[i16], bool)> {
+        let (length, sound) = self.frames.pop_front()?;
+        let start = self.start;
+        self.start += length;
+        Some((&self.pcm[start..self.start], sound))
+    }
+
+    /// Samples of all channels.
+    fn len(&self) -> usize {
+        self.pcm.len() - self.start
+    }
+}
+
 /// The stage's state.
 struct Player<'a> {
     sink: Box<dyn Sink>,
     buffer: JitterBuffer,
     chain: Option<Renderer>,
+    ahead: Ahead,
     stream: Option<StreamParameters>,
     status: &'a Mutex<PlayStatus>,
     /// Of a sink without a clock: when it was set, and the samples written since.
@@ -116,6 +154,7 @@ pub fn play(
         sink,
         buffer,
         chain: None,
+        ahead: Ahead::default(),
         stream: None,
         status,
         clock: None,
@@ -150,7 +189,8 @@ impl Player<'_> {
     fn run(&mut self, events: &Receiver<Event>, supervision: &Supervision) -> Result<(), Error> {
         while !supervision.is_stopping() {
             self.drain(events)?;
-            if (self.ended && self.buffer.is_drained()) || self.gone {
+            let drained = self.buffer.is_drained() && self.ahead.len() == 0;
+            if (self.ended && drained) || self.gone {
                 return Ok(());
             }
             let due = self.due();
@@ -170,10 +210,11 @@ impl Player<'_> {
         if !self.buffer.begun() {
             return self.buffer.begins_at();
         }
-        match self.clock {
-            Some((anchor, samples)) => Some(anchor + self.rate.duration(samples)),
-            None => Some(Instant::now()),
-        }
+        let Some((anchor, samples)) = self.clock else { return Some(Instant::now()) };
+        let heard = anchor + self.rate.duration(samples);
+        // What is decoded will be played whatever happens; the rest is decided on when it is due.
+        let lead = if self.ahead.len() > 0 { self.sink.lead() } else { Duration::ZERO };
+        Some(heard.checked_sub(lead).unwrap_or(anchor))
     }
 
     fn drain(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
@@ -205,6 +246,7 @@ impl Player<'_> {
         match event {
             Event::Stream(stream) => {
                 self.fade_out()?;
+                self.ahead = Ahead::default();
                 let output = self.sink.open(stream.format)?;
                 let chain = Renderer::new(&stream, output)?;
                 self.buffer.restart(chain.frame());
@@ -238,67 +280,92 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// Fades out what is heard before the chain is replaced.
+    /// Plays what is decoded already and fades it out, before the chain is replaced.
     fn fade_out(&mut self) -> Result<(), Error> {
-        let Some(chain) = self.chain.as_mut().filter(|_| self.buffer.begun()) else {
+        if self.chain.is_none() || !self.buffer.begun() {
             return Ok(());
-        };
-        for _ in 0..FAREWELL_FRAMES {
-            let (pcm, _) = chain.render(&Play::Conceal);
-            self.sink.write(pcm)?;
-            self.written_samples += (pcm.len() / chain.output().channels.count()) as u64;
+        }
+        let frame = self.chain.as_ref().map_or(FAREWELL, Renderer::frame);
+        for _ in 0..FAREWELL.as_nanos().div_ceil(frame.as_nanos()) {
+            self.decode(&Play::Conceal);
+        }
+        while self.ahead.len() > 0 {
+            self.write_frame()?;
         }
         Ok(())
     }
 
     fn write_frame(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        let play = self.buffer.pull(now);
-        let Some(chain) = &mut self.chain else { return Ok(()) };
-        if self.renewing && matches!(play, Play::Packet(_) | Play::Prime(_)) {
-            chain.renew()?;
-            self.renewing = false;
-        }
-        chain.set_correction(self.buffer.steering().correction_ppm());
         if let Some((anchor, samples)) = self.clock {
             let behind = now.saturating_duration_since(anchor + self.rate.duration(samples));
             if behind > BEHIND_MAX || self.first_sound.is_none() {
                 self.clock = Some((now, 0));
             }
         }
-        if play == Play::Idle {
-            return Ok(());
+        if self.ahead.len() == 0 {
+            self.pull(now)?;
         }
-        let (pcm, wrong) = chain.render(&play);
-        self.undecodable += u64::from(wrong.is_some());
-        self.wrong_duration += u64::from(matches!(wrong, Some(CodecError::WrongDuration { .. })));
-        if let Play::Prime(_) = play {
-            return Ok(());
-        }
+        let Some(chain) = &self.chain else { return Ok(()) };
+        let Some((pcm, sound)) = self.ahead.pop() else { return Ok(()) };
+        let heard =
+            self.clock.map_or(now, |(anchor, samples)| anchor + self.rate.duration(samples));
         self.sink.write(pcm)?;
         let samples = (pcm.len() / chain.output().channels.count()) as u64;
-        let frame = chain.frame();
         self.written_samples += samples;
         self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
         self.first_sound = self.first_sound.or(Some(now));
-        if let (Play::Packet(_), None) = (&play, wrong) {
-            self.last_sound = Some(now);
+        if sound {
+            self.last_sound = Some(heard);
         }
-        let correction_ppm = chain.correction_ppm();
-        self.buffer.set_frame(frame);
         if now.saturating_duration_since(self.flushed) >= FLUSH_INTERVAL {
             self.sink.flush()?;
             self.flushed = now;
         }
-        self.report(correction_ppm);
+        self.report();
         Ok(())
+    }
+
+    /// Decodes the next frame, and those that follow it with certainty; none while there is nothing
+    /// to play.
+    fn pull(&mut self, now: Instant) -> Result<(), Error> {
+        loop {
+            let play = self.buffer.pull(now);
+            let Some(chain) = &mut self.chain else { return Ok(()) };
+            if self.renewing && matches!(play, Play::Packet(_) | Play::Prime(_)) {
+                chain.renew()?;
+                self.renewing = false;
+            }
+            chain.set_correction(self.buffer.steering().correction_ppm());
+            if play == Play::Idle {
+                return Ok(());
+            }
+            self.decode(&play);
+            if self.buffer.frames_certain() == 0 && !matches!(play, Play::Prime(_)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn decode(&mut self, play: &Play) {
+        let Some(chain) = &mut self.chain else { return };
+        let (pcm, wrong) = chain.render(play);
+        self.undecodable += u64::from(wrong.is_some());
+        self.wrong_duration += u64::from(matches!(wrong, Some(CodecError::WrongDuration { .. })));
+        if !matches!(play, Play::Prime(_)) {
+            self.ahead.push(pcm, matches!(play, Play::Packet(_)) && wrong.is_none());
+            self.buffer.set_frame(chain.frame());
+        }
     }
 
     fn status(&self) -> std::sync::MutexGuard<'_, PlayStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&mut self, correction_ppm: f64) {
+    fn report(&mut self) {
+        let Some(chain) = &self.chain else { return };
+        let (correction_ppm, channels) = (chain.correction_ppm(), chain.output().channels.count());
+        let ahead = self.rate.duration((self.ahead.len() / channels) as u64);
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
         let underruns = self.sink.underruns();
@@ -313,7 +380,7 @@ impl Player<'_> {
         status.correction_ppm = correction_ppm;
         status.last_sound = self.last_sound;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
-        status.level = self.buffer.level() + queued;
+        status.level = self.buffer.level() + ahead + queued;
         status.first_sound = self.first_sound;
         status.written = written;
         status.ended = self.ended;

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""CPU and memory of `aodns listen` beside decoding the same packets alone.
+
+A server plays the built-in programme at 16 kHz mono; a listener with the sink `null` takes it for
+some minutes. The kernel tells the time of each of its threads to the nanosecond; what it takes is
+told for each part of that time, because the resampler runs only while the latency is corrected.
+Decoding is measured twice: at a stretch, and as any player must do it, a packet each 60 ms, with
+the caches cold again each time.
+
+Usage: bench/listening.py [--seconds 60] [--parts 3] [--decode-seconds 30]
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from answering import HERE, ROOT, free_port
+
+SETTLE = 3  # seconds for joining
+
+
+def cpu(pid: int) -> dict[str, int]:
+    """Nanoseconds of CPU by the name of each thread."""
+    used = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        used[name] = used.get(name, 0) + int((task / "schedstat").read_text().split()[0])
+    return used
+
+
+def resident(pid: int) -> int:
+    """Resident kB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    sys.exit("no VmRSS")
+
+
+def build() -> None:
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--bin", "aodns",
+                    "--example", "decoding"], cwd=HERE, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60, help="of each part")
+    parser.add_argument("--parts", type=int, default=3)
+    parser.add_argument("--decode-seconds", type=int, default=30)
+    arguments = parser.parse_args()
+    build()
+    release = HERE / "target/release"
+    decoded = subprocess.run([release / "examples/decoding", str(arguments.decode_seconds)],
+                             stdout=subprocess.PIPE, text=True, check=True).stdout
+    alone, paced = (float(line.split()[1]) for line in decoded.splitlines())
+    print(f"decoding at a stretch: {alone:.0f} us per second of sound")
+    print(f"decoding a packet each 60 ms: {paced:.0f} us")
+    port = str(free_port())
+    with tempfile.TemporaryDirectory() as place:
+        status = Path(place) / "status"
+        server = subprocess.Popen([release / "aodns", "serve", ROOT, "--dns-port", port, "-i", "demo"],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        with status.open("w") as out:
+            listener = subprocess.Popen([release / "aodns", "listen", ROOT, f"127.0.0.1:{port}",
+                                         "-o", "null", "--json"], stdout=out)
+        try:
+            time.sleep(SETTLE)
+            for part in range(arguments.parts):
+                before = cpu(listener.pid)
+                began = time.monotonic()
+                time.sleep(arguments.seconds)
+                passed = time.monotonic() - began
+                used = {name: (ns - before.get(name, 0)) / 1000 / passed
+                        for name, ns in cpu(listener.pid).items()}
+                total = sum(used.values())
+                threads = ", ".join(f"{name} {us:.0f}" for name, us in sorted(used.items()))
+                if server.poll() is not None or listener.poll() is not None:
+                    sys.exit("server or listener ended")
+                last = json.loads(status.read_text().splitlines()[-1])
+                print(f"listening, {arguments.seconds:.0f} s, part {part + 1}: {total:.0f} us per second "
+                      f"({threads}), {total / alone:.2f} of decoding at a stretch, "
+                      f"{total / paced:.2f} of a packet each 60 ms; {resident(listener.pid)} kB resident; "
+                      f"{last['segments']} segments, {last['gaps']} gaps, correction {last['correction_ppm']:.0f} ppm",
+                      flush=True)
+        finally:
+            listener.terminate()
+            server.terminate()
+            listener.wait(10)
+            server.wait(10)
+
+
+if __name__ == "__main__":
+    main()

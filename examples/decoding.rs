@@ -1,0 +1,52 @@
+//! What decoding alone costs, to be held against what listening costs.
+//!
+//! `cargo run --release --example decoding -- SECONDS`: encodes that much of the built-in programme
+//! as `aodns serve` does by default, then decodes it once at a stretch and once as a player must,
+//! a packet each 60 ms, and prints the CPU time of each in microseconds per second of sound. Linux
+//! tells the time of a thread to the nanosecond in /proc.
+
+use aodns::ascii::AsciiKind;
+use aodns::audio::programme::Programme;
+use aodns::codec::{CodecKind, EncoderSettings, build_decoder, build_encoder};
+use std::time::{Duration, Instant};
+
+/// Characters of a string that the packet's text may take by default (docs/protocol.md).
+const TEXT_CHARS: usize = 244;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let seconds: u32 = std::env::args().nth(1).ok_or("usage: decoding SECONDS")?.parse()?;
+    let settings = EncoderSettings::new(CodecKind::Opus);
+    let mut encoder = build_encoder(&settings)?;
+    let format = settings.format;
+    let samples = encoder.frame_samples();
+    let frame = format.rate.duration(samples as u64);
+    let programme = Programme::new(format);
+    let mut pcm = vec![0; samples * format.channels.count()];
+    let mut packet = vec![0; AsciiKind::default().build().packet_octets_max(TEXT_CHARS)];
+    let mut packets = Vec::new();
+    for n in 0..u64::from(seconds) * u64::from(format.rate.hz()) / samples as u64 {
+        programme.render(n * samples as u64, &mut pcm);
+        let length = encoder.encode(&pcm, &mut packet)?;
+        packets.push(packet[..length].to_vec());
+    }
+    for paced in [false, true] {
+        let mut decoder = build_decoder(CodecKind::Opus, format, Some(samples), format.rate)?;
+        let (began, used) = (Instant::now(), cpu()?);
+        for (packet, n) in packets.iter().zip(0u32..) {
+            if paced {
+                std::thread::sleep((frame * n).saturating_sub(began.elapsed()));
+            }
+            decoder.decode(Some(packet), &mut pcm)?;
+        }
+        let used = (cpu()? - used).as_secs_f64() * 1e6 / f64::from(seconds);
+        println!("{} {used:.0}", if paced { "paced" } else { "alone" });
+    }
+    Ok(())
+}
+
+/// CPU time of this thread so far.
+fn cpu() -> Result<Duration, Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let ns = text.split(' ').next().ok_or("no time in schedstat")?;
+    Ok(Duration::from_nanos(ns.parse()?))
+}
