@@ -12,11 +12,14 @@
 //! what arrives, calls [`Fetcher::handle_timeout`] at [`Fetcher::poll_timeout`], and drains
 //! [`Fetcher::poll_event`].
 
+mod sounding;
+
 use crate::follow::{Ask, Event, Follower, Outcome, Path, Use};
 use crate::lookup::{Lookup, Progress, RetryPolicy, Transport};
 use crate::units::Sequence;
 use crate::upstream::{Upstream, Verdict};
 use crate::wire::{Answer, Name, ParseError, Rcode};
+use sounding::Soundings;
 use std::time::{Duration, Instant};
 
 /// Questions at the same time; the follower keeps to fewer.
@@ -42,6 +45,9 @@ const STRIKES_MAX: u32 = 3;
 const OVERTAKEN_MAX: u32 = 2;
 /// While nothing at all answers, attempts start this far apart.
 const OUTAGE_INTERVAL: Duration = Duration::from_millis(800);
+/// Attempts over UDP after which a segment on a path that loses much is asked for by a second lookup
+/// as well: few come to that, and those are close to being late.
+pub(crate) const JOINED_AFTER: usize = 6;
 
 /// What the network side counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,6 +206,7 @@ pub struct Fetcher {
     /// Times in a row that another server was faster than the current one.
     overtaken: u32,
     tasks: Vec<Task>,
+    soundings: Soundings,
     next_key: u64,
     /// Hedges that may be sent.
     hedges: f64,
@@ -232,6 +239,7 @@ impl Fetcher {
             current: 0,
             overtaken: 0,
             tasks: Vec::new(),
+            soundings: Soundings::new(),
             next_key: 0,
             hedges: 1.0,
             stats: FetchStats::default(),
@@ -265,7 +273,8 @@ impl Fetcher {
 
     /// Whether an answer to this lookup is still waited for.
     pub fn is_waiting(&self, lookup: u64) -> bool {
-        self.tasks.iter().flat_map(|task| &task.asked).any(|asked| asked.key == lookup)
+        self.soundings.contains(lookup)
+            || self.tasks.iter().flat_map(|task| &task.asked).any(|asked| asked.key == lookup)
     }
 
     /// The next thing to tell the playing stage.
@@ -282,7 +291,7 @@ impl Fetcher {
         let again = self.tasks.iter().filter_map(|task| task.again);
         let room = self.tasks.len() < TASKS_MAX;
         let follower = if room { self.follower.poll_timeout() } else { None };
-        lookups.chain(hedges).chain(again).chain(follower).min()
+        lookups.chain(hedges).chain(again).chain(follower).chain(self.sounding_timeout()).min()
     }
 
     /// The next message to be sent now; to be called until there is none. `random` is unpredictable:
@@ -298,6 +307,7 @@ impl Fetcher {
         }
         for task in 0..self.tasks.len() {
             self.consider_second(now, task);
+            self.consider_joining(now, task);
             if self.tasks[task].again.is_some_and(|at| at <= now) {
                 self.ask_again(now, task, random());
             }
@@ -307,7 +317,7 @@ impl Fetcher {
                 }
             }
         }
-        None
+        self.transmit_sounding(now, random)
     }
 
     /// A connection to be opened ahead of need: server and number. To be called after
@@ -359,11 +369,17 @@ impl Fetcher {
                 self.handle_silence(now, task, asked);
             }
         }
+        self.handle_sounding_timeout(now);
+        // What was lost since the last answer counts as well.
+        self.follower.handle_path(self.path(self.current));
     }
 
     /// Takes a datagram that arrived at a socket of `lookup`.
     pub fn handle_datagram(&mut self, now: Instant, lookup: u64, message: &[u8]) {
         self.stats.octets_in += message.len() as u64;
+        if self.handle_sounding(now, lookup, message) {
+            return;
+        }
         let Some((task, asked)) = self.find(lookup) else {
             self.stats.stale += 1;
             self.stats.ignored += 1;
@@ -436,6 +452,32 @@ impl Fetcher {
         self.tasks.push(task);
         self.choose(now);
         self.ask_server(now, self.tasks.len() - 1, self.current, false);
+    }
+
+    /// Lets a second lookup join the one for a segment that is close to being late: from another
+    /// port, its attempts between those of the first.
+    fn consider_joining(&mut self, now: Instant, task: usize) {
+        let this = &self.tasks[task];
+        let [first] = &this.asked[..] else { return };
+        let (server, lookup) = (first.server, &first.lookup);
+        let late = lookup.transport() == Transport::Udp
+            && lookup.tried() == JOINED_AFTER
+            && lookup.poll_timeout() <= now;
+        let upstream = &self.servers[server].upstream;
+        if !late || !matches!(this.ask, Ask::Segment(_)) || !upstream.is_lossy() {
+            return;
+        }
+        let mut paces = upstream.paces(&self.policy, true);
+        for pace in &mut paces {
+            pace.first = pace.then;
+        }
+        let query = upstream.query(this.name.clone(), now);
+        let mut lookup = Lookup::new(query, Transport::Udp, self.policy, paces, now);
+        lookup.postpone(now + paces[0].then / 2);
+        let key = self.next_key;
+        self.next_key += 1;
+        let joining = Asked { key, server, lookup, links: Vec::new(), hedge: false };
+        self.tasks[task].asked.push(joining);
     }
 
     /// Asks for the live edge under a new name, when it was not told in time: there are caches that
@@ -615,9 +657,14 @@ impl Fetcher {
                     upstream.handle_truncation(false);
                 }
                 // Only those before the one that was answered are lost for certain.
-                let repeated = this.lookup.tried().saturating_sub(1);
-                upstream.handle_doubt(repeated.saturating_sub(this.lookup.overtaken(sent)));
-                upstream.handle_attempts(0, 1);
+                let server = this.server;
+                let asked_there = self.tasks[task].asked.iter().filter(|a| a.server == server);
+                for other in asked_there {
+                    let repeated = other.lookup.tried().saturating_sub(1);
+                    let doubt = repeated.saturating_sub(other.lookup.overtaken(sent));
+                    self.servers[server].upstream.handle_doubt(doubt);
+                }
+                self.servers[server].upstream.handle_attempts(0, 1);
                 self.handle_answer(now, task, asked, answer, sent, via);
             }
             Progress::Truncated => {
@@ -627,15 +674,17 @@ impl Fetcher {
                     upstream.handle_truncation(true);
                 }
             }
-            Progress::Ignored(error) => {
-                self.stats.ignored += 1;
-                match error {
-                    ParseError::Foreign => self.stats.foreign += 1,
-                    ParseError::CnameChain => self.stats.cname_chains += 1,
-                    _ => self.stats.malformed += 1,
-                }
-            }
+            Progress::Ignored(error) => self.count_ignored(error),
             Progress::Pending | Progress::Failed => {}
+        }
+    }
+
+    fn count_ignored(&mut self, error: ParseError) {
+        self.stats.ignored += 1;
+        match error {
+            ParseError::Foreign => self.stats.foreign += 1,
+            ParseError::CnameChain => self.stats.cname_chains += 1,
+            _ => self.stats.malformed += 1,
         }
     }
 
@@ -755,6 +804,7 @@ impl Fetcher {
             round_trip: upstream.rtt().unwrap_or_default(),
             allowance: upstream.retry_allowance(&self.policy),
             is_clogged: upstream.is_clogged(),
+            is_unsure: self.soundings.is_open(),
         }
     }
 }

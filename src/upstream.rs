@@ -6,6 +6,7 @@
 //! attempts were lost ([`Upstream::retry_allowance`]), which the listener keeps in its buffer. No
 //! clock, socket or randomness.
 
+use crate::fetch::JOINED_AFTER;
 use crate::lookup::{Pace, RetryPolicy, Transport};
 use crate::wire::{Answer, Name, QueryTemplate, Rcode, Rtype};
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ const LOSSY: f64 = 0.03;
 /// Loss beyond which connections are always waiting for something, and after how many attempts
 /// that is believed.
 const CLOGGED: f64 = 0.5;
-const CLOGGED_PROOF: f64 = 25.0;
+const CLOGGED_PROOF: f64 = 60.0;
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
@@ -179,13 +180,20 @@ impl Upstream {
     pub fn retry_allowance(&self, policy: &RetryPolicy) -> Duration {
         let loss = self.loss().clamp(1e-9, 0.95);
         // Beyond that, waiting for the least likely costs more than it gives.
-        let attempts_max = 13.0 + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
+        let attempts_max = if self.transport() == Transport::Udp { 18.0 } else { 13.0 };
+        let attempts_max =
+            attempts_max + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
         // Attempts on a path that loses much are not independent of each other.
         let more = if self.is_lossy() { 2.0 } else { 0.0 };
         let attempts = (CHANCE.ln() / loss.ln() + more).clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);
-        let pace = if self.transport() == Transport::Udp { udp } else { tcp };
-        (pace.first + pace.then.mul_f64(attempts - 2.0)).min(ALLOWANCE_MAX)
+        let is_udp = self.transport() == Transport::Udp;
+        let pace = if is_udp { udp } else { tcp };
+        // Late ones are asked twice as often.
+        let joined = attempts - JOINED_AFTER as f64;
+        let joined = if is_udp && self.is_lossy() { joined.max(0.0) } else { 0.0 };
+        let steps = attempts - 2.0 - joined / 2.0;
+        (pace.first + pace.then.mul_f64(steps)).min(ALLOWANCE_MAX)
     }
 
     /// The time after which a second server is asked as well: the 95th percentile of what segments

@@ -272,7 +272,7 @@ impl Follower {
     fn start_if_ready(&mut self, now: Instant) {
         let Mode::Schedule(Schedule { start: Some(start), .. }) = &self.mode else { return };
         let fetching = self.wants.range(..start.next).next().is_some();
-        if fetching && now < self.start_until(start) {
+        if (fetching || self.path.is_unsure) && now < self.start_until(start) {
             return;
         }
         let way = self.way();

@@ -1,0 +1,133 @@
+//! Sounding the way to a server while playing begins: how much it loses decides how far behind the
+//! live edge to play, and to go back later takes minutes. So `config` is asked a dozen times more,
+//! which any cache answers. Nothing is made of the answers but that they came.
+
+use super::{Fetcher, Route, Transmit, message_id};
+use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};
+use std::time::{Duration, Instant};
+
+/// Questions. A path that loses a fifth of the packets each way answers a dozen in a row once in
+/// two hundred times, and the others that are asked meanwhile one time in ten.
+const SOUNDINGS: u32 = 12;
+/// They start this far apart.
+const INTERVAL: Duration = Duration::from_millis(5);
+/// An answer may come this late; that it does is not waited for.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// One question.
+#[derive(Debug)]
+struct Sounding {
+    key: u64,
+    server: usize,
+    lookup: Lookup,
+    sent: Instant,
+    /// Whether it counts as lost, until it is known better.
+    overdue: bool,
+}
+
+/// The questions still to be asked and those not answered yet.
+#[derive(Debug)]
+pub(super) struct Soundings {
+    left: u32,
+    next: Option<Instant>,
+    out: Vec<Sounding>,
+}
+
+impl Soundings {
+    pub(super) fn new() -> Soundings {
+        Soundings { left: SOUNDINGS, next: None, out: Vec::new() }
+    }
+
+    /// Whether there is more to be learned.
+    pub(super) fn is_open(&self) -> bool {
+        self.left > 0 || self.out.iter().any(|sounding| !sounding.overdue)
+    }
+
+    pub(super) fn contains(&self, lookup: u64) -> bool {
+        self.out.iter().any(|sounding| sounding.key == lookup)
+    }
+}
+
+impl Fetcher {
+    /// The next question, if one is due.
+    pub(super) fn transmit_sounding(
+        &mut self,
+        now: Instant,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<Transmit> {
+        if self.soundings.left == 0 || self.soundings.next.is_some_and(|next| next > now) {
+            return None;
+        }
+        let server = self.current;
+        let name = self.root.child(b"config").expect("checked by is_root");
+        let query = self.servers[server].upstream.query(name, now);
+        let policy = RetryPolicy { retries: 0, ..self.policy };
+        let pace = Pace { first: WAIT, then: WAIT, last: WAIT };
+        let mut lookup = Lookup::new(query, Transport::Udp, policy, [pace; 2], now);
+        let mut framed = vec![0, 0];
+        lookup.poll_transmit(now, message_id(random), &mut framed)?;
+        let length = (framed.len() - 2) as u16;
+        framed[..2].copy_from_slice(&length.to_be_bytes());
+        self.stats.queries += 1;
+        self.stats.octets_out += u64::from(length);
+        let key = self.next_key;
+        self.next_key += 1;
+        self.soundings.left -= 1;
+        self.soundings.next = Some(now + INTERVAL);
+        self.soundings.out.push(Sounding { key, server, lookup, sent: now, overdue: false });
+        Some(Transmit { server, route: Route::Datagram { lookup: key }, framed })
+    }
+
+    /// When an answer to this one is late.
+    fn sounding_due(&self, sounding: &Sounding) -> Instant {
+        match self.servers[sounding.server].upstream.rtt() {
+            Some(rtt) if !sounding.overdue => {
+                sounding.sent + rtt * 5 / 4 + Duration::from_millis(30)
+            }
+            _ => sounding.lookup.poll_timeout(),
+        }
+    }
+
+    pub(super) fn sounding_timeout(&self) -> Option<Instant> {
+        let due = self.soundings.out.iter().map(|sounding| self.sounding_due(sounding)).min();
+        let next = self.soundings.next.filter(|_| self.soundings.left > 0);
+        due.into_iter().chain(next).min()
+    }
+
+    /// Counts what is late, and forgets what will not come any more.
+    pub(super) fn handle_sounding_timeout(&mut self, now: Instant) {
+        for index in 0..self.soundings.out.len() {
+            let sounding = &self.soundings.out[index];
+            if !sounding.overdue && self.sounding_due(sounding) <= now {
+                let upstream = &mut self.servers[sounding.server].upstream;
+                // Where nothing is answered at all, nothing is learned.
+                if upstream.rtt().is_some() {
+                    upstream.handle_attempts(1, 0);
+                }
+                self.soundings.out[index].overdue = true;
+            }
+        }
+        self.soundings.out.retain(|sounding| sounding.lookup.poll_timeout() > now);
+    }
+
+    /// Takes a datagram, if it came for one of these.
+    pub(super) fn handle_sounding(&mut self, now: Instant, lookup: u64, message: &[u8]) -> bool {
+        let asked = self.soundings.out.iter().position(|sounding| sounding.key == lookup);
+        let Some(index) = asked else { return false };
+        let sounding = &mut self.soundings.out[index];
+        match sounding.lookup.handle_message(now, message, Transport::Udp) {
+            Progress::Answered { .. } | Progress::Truncated => {
+                let sounding = self.soundings.out.swap_remove(index);
+                let upstream = &mut self.servers[sounding.server].upstream;
+                if sounding.overdue && upstream.rtt().is_some() {
+                    upstream.handle_doubt(1);
+                }
+                upstream.handle_attempts(0, 1);
+                upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
+            }
+            Progress::Ignored(error) => self.count_ignored(error),
+            Progress::Pending | Progress::Failed => {}
+        }
+        true
+    }
+}
