@@ -3,8 +3,8 @@
 //! come back.
 //!
 //! `cargo test --release --test faults -- --ignored --nocapture --test-threads=40`, all at once, as
-//! `scripts/interop.sh` does; AODNS_FAULT_SECONDS is how long each listens, 20 by default. The
-//! targets are those of the simulation (tests/sim.rs), where an hour takes no time.
+//! `scripts/interop.sh` does; AODNS_FAULT_SECONDS is how long each listens, 20 by default, and
+//! AODNS_FAULT_SEED=n rolls other dice. The targets are those of the simulation (tests/sim.rs), where an hour takes no time.
 
 #[path = "support/process.rs"]
 mod process;
@@ -44,6 +44,14 @@ fn length() -> Duration {
     let seconds = seconds.map_or(20, |text| text.parse().expect("a number of seconds"));
     assert!(seconds >= 20, "less than 20 s is too short for a restart and what comes after it");
     Duration::from_secs(seconds)
+}
+
+/// What the dice of a path are rolled with.
+fn seed(faults: &Faults, segments: Segments) -> u64 {
+    let seed = std::env::var("AODNS_FAULT_SEED").ok();
+    let seed = seed.map_or(0, |text| text.parse::<u64>().expect("a number"));
+    let path = faults.loss_percent * 1000 + faults.round_trip.as_millis() as u64;
+    seed * 1_000_000 + 2 * path + segments as u64
 }
 
 /// How segments travel.
@@ -152,11 +160,12 @@ impl Watch {
             stats,
         };
         println!(
-            "| {name} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {} | {} |",
+            "| {name} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {} | {} |",
             playout.gaps,
             100.0 * seen.silence,
             seen.latency,
             most,
+            seen.stats.play.target.unwrap_or_default().as_secs_f64(),
             seen.stats.fetch.queries as f64 / elapsed,
             seen.stats.fetch.retries,
             seen.stats.fetch.ignored,
@@ -208,7 +217,7 @@ impl Seen {
 }
 
 fn listen(name: &str, segments: Segments, faults: Faults, interval: Option<Duration>) -> Seen {
-    let proxy = Proxy::start(segments.server(), faults);
+    let proxy = Proxy::start(segments.server(), faults, seed(&faults, segments));
     let mut watch = Watch::start(proxy.address(), interval);
     watch.until(length());
     watch.end(&format!("{name}, {}", segments.name()))
@@ -321,7 +330,7 @@ fn a_network_gone_for_4_s() {
     thread::scope(|scope| {
         for way in [Segments::Streams, Segments::Datagrams] {
             scope.spawn(move || {
-                let proxy = Proxy::start(way.server(), faults);
+                let proxy = Proxy::start(way.server(), faults, seed(&faults, way));
                 let back = Instant::now() + gone.1;
                 let mut watch = Watch::start(proxy.address(), None);
                 watch.until(length());
@@ -348,7 +357,7 @@ const NEAR: Faults = Faults {
 fn restart(name: &str, faults: Faults, first: ServerConfig, then: ServerConfig) -> (Seen, Instant) {
     let server = start(first);
     let address = server.local_addrs()[0];
-    let proxy = Proxy::start(address, faults);
+    let proxy = Proxy::start(address, faults, seed(&faults, Segments::Streams));
     thread::sleep(3 * SECOND);
     let mut watch = Watch::start(proxy.address(), None);
     watch.until(10 * SECOND);

@@ -41,15 +41,16 @@ pub struct Faults {
     pub base_layer: bool,
 }
 
-/// Random numbers.
+/// Random numbers (splitmix64).
 struct Dice(u64);
 
 impl Dice {
     fn falls(&mut self, percent: u64) -> bool {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 32) % 100 < percent
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % 100 < percent
     }
 }
 
@@ -173,8 +174,8 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// A bad network in front of `server`.
-    pub fn start(server: SocketAddr, faults: Faults) -> Proxy {
+    /// A bad network in front of `server`; `seed` is what its dice are rolled with.
+    pub fn start(server: SocketAddr, faults: Faults, seed: u64) -> Proxy {
         let (udp, tcp) = loop {
             let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
             if let Ok(udp) = UdpSocket::bind(tcp.local_addr().expect("an address")) {
@@ -182,12 +183,11 @@ impl Proxy {
             }
         };
         let address = tcp.local_addr().expect("an address");
-        let seed = 0x1234_5678_9ABC_DEF1 ^ (faults.loss_percent << 32);
         let network = Arc::new(Network {
             faults,
             server,
             began: Instant::now(),
-            dice: Mutex::new(Dice(seed ^ faults.round_trip.as_millis() as u64)),
+            dice: Mutex::new(Dice(seed << 32)),
             later: Later::new(),
             stop: AtomicBool::new(false),
         });
