@@ -1,267 +1,456 @@
-//! The listener behind a bad network, with real sockets: a proxy of our own loses, delays and forges
-//! datagrams and chunks of connections between it and the server.
+//! The listener behind a bad network, with real sockets: a proxy of our own (tests/support/proxy.rs)
+//! loses, delays and forges what passes between it and the server; servers and resolvers go away and
+//! come back.
 //!
-//! Run by `scripts/interop.sh` in release mode; AODNS_FAULT_SECONDS is the length of each, 20 by
-//! default. The same targets as in simulation (tests/sim.rs), where an hour takes no time.
+//! `cargo test --release --test faults -- --ignored --nocapture --test-threads=40`, all at once, as
+//! `scripts/interop.sh` does; AODNS_FAULT_SECONDS is how long each listens, 20 by default, and
+//! AODNS_FAULT_SEED=n rolls other dice. The targets are those of the simulation (tests/sim.rs), where an hour takes no time.
+
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/resolver.rs"]
+mod resolver;
 
 use aodns::audio::{NullSink, ProgrammeSource};
 use aodns::client::{Client, ClientConfig, ClientStats};
+use aodns::lookup::RetryPolicy;
 use aodns::server::{Server, ServerConfig};
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use process::{TempDir, skip};
+use proxy::{Faults, Proxy};
+use resolver::{NotStarted, Resolver, ResolverKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 const ROOT: &str = "music.example.com";
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// How often a listener is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// No sound for this long is silence.
+const SILENT: Duration = Duration::from_millis(250);
+/// After something has gone away and come back, sound is there within this time.
+const BACK_MAX: Duration = Duration::from_secs(5);
+/// Half a percent of the time may be silent where not everything can be had in time; and, as that is
+/// nothing in a short run, a segment or two.
+const SILENT_PART_MAX: f64 = 0.005;
 
-/// What the proxy does.
-#[derive(Clone, Copy, Default)]
-struct Faults {
-    /// Of datagrams each way, and of chunks of connections, which then come later by a
-    /// retransmission instead.
-    loss_percent: u64,
-    round_trip: Duration,
-    /// Of answers, which come with another id before the right ones.
-    forged_percent: u64,
-}
-
-/// Random numbers, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn falls(&mut self, percent: u64) -> bool {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 32) % 100 < percent
-    }
-}
-
-/// Does things at their time, in order.
-#[derive(Clone)]
-struct Later(mpsc::Sender<(Instant, Box<dyn FnOnce() + Send>)>);
-
-impl Later {
-    fn new() -> Later {
-        let (sender, jobs) = mpsc::channel::<(Instant, Box<dyn FnOnce() + Send>)>();
-        thread::spawn(move || {
-            let mut waiting = BTreeMap::new();
-            let mut number = 0u64;
-            loop {
-                let now = Instant::now();
-                let next = waiting.first_key_value().map(|(&(at, _), _): (&(Instant, u64), _)| at);
-                if next.is_some_and(|at| at <= now) {
-                    if let Some((_, job)) = waiting.pop_first() {
-                        let job: Box<dyn FnOnce() + Send> = job;
-                        job();
-                    }
-                    continue;
-                }
-                let pause = next.map_or(Duration::from_secs(1), |at| at - now);
-                match jobs.recv_timeout(pause) {
-                    Ok((at, job)) => {
-                        number += 1;
-                        waiting.insert((at, number), job);
-                    }
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                }
-            }
-        });
-        Later(sender)
-    }
-
-    fn after(&self, delay: Duration, job: impl FnOnce() + Send + 'static) {
-        // A proxy that is going away does nothing more.
-        let _gone = self.0.send((Instant::now() + delay, Box::new(job)));
-    }
-}
-
-/// Stands between listener and server until it is dropped.
-struct Proxy {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Proxy {
-    fn start(server: SocketAddr, faults: Faults) -> Proxy {
-        let (udp, tcp) = loop {
-            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().expect("an address")) {
-                break (udp, tcp);
-            }
-        };
-        let address = tcp.local_addr().expect("an address");
-        let stop = Arc::new(AtomicBool::new(false));
-        let later = Later::new();
-        let (stopped, scheduled) = (Arc::clone(&stop), later.clone());
-        thread::spawn(move || datagrams(&udp, server, faults, &scheduled, &stopped));
-        let stopped = Arc::clone(&stop);
-        tcp.set_nonblocking(true).expect("a listener");
-        thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                if let Ok((stream, _)) = tcp.accept() {
-                    connection(stream, server, faults, &later);
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        Proxy { address, stop }
-    }
-}
-
-fn datagrams(
-    udp: &UdpSocket,
-    server: SocketAddr,
-    faults: Faults,
-    later: &Later,
-    stop: &AtomicBool,
-) {
-    let dice = Arc::new(Mutex::new(Dice(0x1234_5678_9ABC_DEF1)));
-    udp.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    let mut buffer = [0; 4096];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((length, client)) = udp.recv_from(&mut buffer) else { continue };
-        if dice.lock().expect("whole dice").falls(faults.loss_percent) {
-            continue;
-        }
-        let (query, back) = (buffer[..length].to_vec(), udp.try_clone().expect("a socket"));
-        let (dice, answers) = (Arc::clone(&dice), later.clone());
-        later.after(faults.round_trip / 2, move || {
-            thread::spawn(move || {
-                let ask = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
-                ask.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-                let mut answer = [0; 4096];
-                let asked = ask.send_to(&query, server).and_then(|_| ask.recv(&mut answer));
-                let Ok(length) = asked else { return };
-                let answer = answer[..length].to_vec();
-                let (lost, forged) = {
-                    let mut dice = dice.lock().expect("whole dice");
-                    (dice.falls(faults.loss_percent), dice.falls(faults.forged_percent))
-                };
-                let mut forgery = answer.clone();
-                forgery[0] ^= 0x55;
-                answers.after(faults.round_trip / 2, move || {
-                    if forged {
-                        let _unsent = back.send_to(&forgery, client);
-                    }
-                    if !lost {
-                        let _unsent = back.send_to(&answer, client);
-                    }
-                });
-            });
-        });
-    }
-}
-
-fn connection(client: TcpStream, server: SocketAddr, faults: Faults, later: &Later) {
-    client.set_nonblocking(false).expect("a stream");
-    let Ok(upstream) = TcpStream::connect(server) else { return };
-    let pairs = [(&client, &upstream), (&upstream, &client)];
-    for (seed, (from, to)) in pairs.into_iter().enumerate() {
-        let (mut from, to) =
-            (from.try_clone().expect("a stream"), Arc::new(to.try_clone().expect("a stream")));
-        let later = later.clone();
-        thread::spawn(move || {
-            let mut dice = Dice(0xABCD_EF01_2345_6789 ^ seed as u64);
-            let mut buffer = [0; 16_384];
-            // In order: what was delayed delays what comes behind it.
-            let mut ready = Instant::now();
-            while let Ok(length @ 1..) = from.read(&mut buffer) {
-                let chunk = buffer[..length].to_vec();
-                let mut delay = faults.round_trip / 2;
-                // Each loss costs a retransmission, after 200 ms and a round trip.
-                while dice.falls(faults.loss_percent) {
-                    delay += Duration::from_millis(200) + faults.round_trip;
-                }
-                ready = ready.max(Instant::now() + delay);
-                let to = Arc::clone(&to);
-                later.after(ready.saturating_duration_since(Instant::now()), move || {
-                    let _gone = (&*to).write_all(&chunk);
-                });
-            }
-            later.after(ready.saturating_duration_since(Instant::now()), move || {
-                let _gone = to.shutdown(std::net::Shutdown::Write);
-            });
-        });
-    }
-}
-
-fn seconds() -> u64 {
+/// How long each listener listens.
+fn length() -> Duration {
     let seconds = std::env::var("AODNS_FAULT_SECONDS").ok();
-    seconds.map_or(20, |text| text.parse().expect("a number of seconds"))
+    let seconds = seconds.map_or(20, |text| text.parse().expect("a number of seconds"));
+    assert!(seconds >= 20, "less than 20 s is too short for a restart and what comes after it");
+    Duration::from_secs(seconds)
 }
 
-fn serve(address: SocketAddr) -> Server {
-    let config = ServerConfig::new(ROOT.parse().expect("a name"), vec![address]);
+/// What the dice of a path are rolled with.
+fn seed(faults: &Faults, segments: Segments) -> u64 {
+    let seed = std::env::var("AODNS_FAULT_SEED").ok();
+    let seed = seed.map_or(0, |text| text.parse::<u64>().expect("a number"));
+    let path = faults.loss_percent * 1000 + faults.round_trip.as_millis() as u64;
+    seed * 1_000_000 + 2 * path + segments as u64
+}
+
+/// How segments travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Segments {
+    /// Of 2 kB each, over connections, after a truncated answer.
+    Streams,
+    /// One datagram each.
+    Datagrams,
+}
+
+impl Segments {
+    fn name(self) -> &'static str {
+        match self {
+            Segments::Streams => "TCP",
+            Segments::Datagrams => "UDP",
+        }
+    }
+
+    fn duration(self) -> Duration {
+        match self {
+            Segments::Streams => 720 * MS,
+            Segments::Datagrams => 360 * MS,
+        }
+    }
+
+    fn config(self, address: SocketAddr) -> ServerConfig {
+        let mut config = ServerConfig::new(ROOT.parse().expect("a name"), vec![address]);
+        if self == Segments::Datagrams {
+            config.single_datagram = true;
+            config.packets_max = 6;
+        }
+        assert_eq!(config.plan().expect("a plan").segment_duration_max, self.duration());
+        config
+    }
+
+    /// A server that all tests share which do not stop it, with something to play already.
+    fn server(self) -> SocketAddr {
+        static SERVERS: [OnceLock<(Server, Instant)>; 2] = [OnceLock::new(), OnceLock::new()];
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let start = || (start(self.config(any)), Instant::now() + 3 * SECOND);
+        let (server, ready) = SERVERS[self as usize].get_or_init(start);
+        thread::sleep(ready.saturating_duration_since(Instant::now()));
+        server.local_addrs()[0]
+    }
+}
+
+fn start(config: ServerConfig) -> Server {
     Server::start(config, Box::new(ProgrammeSource::new())).expect("the server starts")
 }
 
-fn listen_through(faults: Faults) -> ClientStats {
-    let server = serve((Ipv4Addr::LOCALHOST, 0).into());
-    let proxy = Proxy::start(server.local_addrs()[0], faults);
-    thread::sleep(Duration::from_secs(3));
-    let config = ClientConfig::new(ROOT.parse().expect("a name"), vec![proxy.address]);
-    let client = Client::start(config, Box::new(NullSink::new())).expect("the listener starts");
-    thread::sleep(Duration::from_secs(seconds()));
-    let stats = client.stop().expect("the listener goes on");
-    let play = &stats.play;
-    println!(
-        "loss {:2} %, round trip {:3} ms, forged {:2} %: {} gaps, {} lost, latency {:.2} s, heard {:.1} s, \
-         {} foreign",
-        faults.loss_percent,
-        faults.round_trip.as_millis(),
-        faults.forged_percent,
-        play.playout.gaps,
-        stats.follow.lost,
-        play.latency.unwrap_or_default().as_secs_f64(),
-        play.written.as_secs_f64(),
-        stats.fetch.ignored,
-    );
-    assert!(play.written.as_secs_f64() > seconds() as f64 - 6.0, "little was heard");
-    stats
+/// A listener, and what was seen of it.
+struct Watch {
+    client: Client,
+    began: Instant,
+    latencies: Vec<f64>,
+    /// When nothing was heard last.
+    silent: Instant,
 }
 
-/// Loss in percent and round trip in milliseconds, with what is forged, where nothing may be missed.
-const UNHEARD: [(u64, u64, u64); 6] =
-    [(0, 80, 0), (5, 80, 0), (5, 200, 30), (20, 80, 0), (20, 200, 0), (0, 0, 30)];
+impl Watch {
+    fn start(server: SocketAddr, interval: Option<Duration>) -> Watch {
+        let mut config = ClientConfig::new(ROOT.parse().expect("a name"), vec![server]);
+        if let Some(interval) = interval {
+            config.policy = RetryPolicy { interval, ..config.policy };
+        }
+        let client = Client::start(config, Box::new(NullSink::new())).expect("a listener");
+        let began = Instant::now();
+        Watch { client, began, latencies: Vec::new(), silent: began }
+    }
+
+    /// Listens until `elapsed` after the start.
+    fn until(&mut self, elapsed: Duration) {
+        while self.began.elapsed() < elapsed {
+            thread::sleep(LOOK);
+            let play = self.client.stats().play;
+            let heard = play.last_sound.is_some_and(|at| at.elapsed() < SILENT);
+            if !heard {
+                self.silent = Instant::now();
+            }
+            let latency = play.latency.filter(|_| heard);
+            self.latencies.extend(latency.map(|latency| latency.as_secs_f64()));
+        }
+    }
+
+    /// What this part of all latencies does not exceed, in seconds.
+    fn latency(&self, part: f64) -> f64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_by(f64::total_cmp);
+        let index = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+        sorted.get(index).copied().unwrap_or(f64::NAN)
+    }
+
+    fn end(self, name: &str) -> Seen {
+        let elapsed = self.began.elapsed().as_secs_f64();
+        let (median, most) = (self.latency(0.5), self.latency(0.95));
+        let stats = self.client.stop().expect("the listener goes on to the end");
+        let playout = stats.play.playout;
+        let silent = playout.missing + playout.stalled;
+        let seen = Seen {
+            silent_frames: silent,
+            silence: silent as f64 / (silent + playout.played).max(1) as f64,
+            latency: median,
+            silent: self.silent,
+            heard: playout.played as f64 * 0.06,
+            stats,
+        };
+        println!(
+            "| {name} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {} | {} |",
+            playout.gaps,
+            100.0 * seen.silence,
+            seen.latency,
+            most,
+            seen.stats.play.target.unwrap_or_default().as_secs_f64(),
+            seen.stats.fetch.queries as f64 / elapsed,
+            seen.stats.fetch.retries,
+            seen.stats.fetch.ignored,
+        );
+        seen
+    }
+}
+
+/// What a listener heard.
+struct Seen {
+    stats: ClientStats,
+    silent_frames: u64,
+    /// Part of the time, once sound had begun.
+    silence: f64,
+    /// Median.
+    latency: f64,
+    /// When nothing was heard last.
+    silent: Instant,
+    /// Seconds of sound.
+    heard: f64,
+}
+
+impl Seen {
+    fn demand_no_gap(&self) {
+        let playout = self.stats.play.playout;
+        let gaps = &self.stats.play.gaps;
+        assert_eq!(
+            (playout.gaps, self.silent_frames, self.stats.follow.lost),
+            (0, 0, 0),
+            "{gaps:?}"
+        );
+    }
+
+    fn demand_latency(&self, segments: Segments, beyond: f64) {
+        let most = segments.duration().as_secs_f64() + beyond;
+        assert!(self.latency <= most, "{:.2} s behind, more than {most:.2} s", self.latency);
+    }
+
+    fn demand_sound(&self, seconds: f64) {
+        assert!(self.heard >= seconds, "{:.1} s of {seconds} s were heard", self.heard);
+    }
+
+    /// Sound is back in time, and stays.
+    fn demand_return(&self, back: Instant, most: Duration) {
+        let after = self.silent.saturating_duration_since(back);
+        println!("  heard again after {:.2} s", after.as_secs_f64());
+        assert!(after < most, "silent for {after:?}: {:?}", self.stats.play.gaps);
+    }
+}
+
+fn listen(name: &str, segments: Segments, faults: Faults, interval: Option<Duration>) -> Seen {
+    let proxy = Proxy::start(segments.server(), faults, seed(&faults, segments));
+    let mut watch = Watch::start(proxy.address(), interval);
+    watch.until(length());
+    watch.end(&format!("{name}, {}", segments.name()))
+}
+
+/// Both ways of segments at the same time, with the targets for the path.
+fn listen_both(name: &str, faults: Faults, interval: Option<Duration>) -> [Seen; 2] {
+    let ways = [Segments::Streams, Segments::Datagrams];
+    let seen = thread::scope(|scope| {
+        ways.map(|way| scope.spawn(move || listen(name, way, faults, interval)))
+            .map(|listener| listener.join().expect("no panic"))
+    });
+    let slowest = faults.round_trip + faults.late;
+    for (way, seen) in ways.into_iter().zip(&seen) {
+        if faults.loss_percent <= 20 && slowest <= 300 * MS {
+            seen.demand_no_gap();
+            seen.demand_latency(way, 2.0);
+            seen.demand_sound(length().as_secs_f64() - 4.0);
+        } else {
+            let short = 2.0 * way.duration().as_secs_f64() / length().as_secs_f64();
+            let most = SILENT_PART_MAX + short;
+            assert!(seen.silence <= most, "{:.2} % silent", 100.0 * seen.silence);
+            seen.demand_sound(length().as_secs_f64() - 10.0);
+        }
+        assert_eq!((seen.stats.follow.restarts, seen.stats.fetch.negatives), (0, 0));
+    }
+    seen
+}
+
+fn lossy(loss_percent: u64, ms: u64) {
+    let name = format!("{loss_percent} % loss, {ms} ms");
+    let faults = Faults { loss_percent, round_trip: MS * ms as u32, ..Faults::default() };
+    let seen = listen_both(&name, faults, None);
+    if (loss_percent, ms) == (0, 0) {
+        seen[0].demand_latency(Segments::Streams, 0.3);
+        seen[1].demand_latency(Segments::Datagrams, 0.3);
+    }
+}
+
+macro_rules! lossy {
+    ($($name:ident: $percent:expr, $ms:expr;)*) => {
+        $(
+            #[test]
+            #[ignore = "takes half a minute"]
+            fn $name() {
+                lossy($percent, $ms);
+            }
+        )*
+    };
+}
+
+lossy! {
+    clean: 0, 0;
+    loss_5_rtt_80: 5, 80;
+    loss_5_rtt_200: 5, 200;
+    loss_5_rtt_400: 5, 400;
+    loss_20_rtt_80: 20, 80;
+    loss_20_rtt_200: 20, 200;
+    loss_20_rtt_300: 20, 300;
+    loss_20_rtt_400: 20, 400;
+    loss_40_rtt_80: 40, 80;
+    loss_40_rtt_200: 40, 200;
+    loss_40_rtt_400: 40, 400;
+}
 
 #[test]
 #[ignore = "takes half a minute"]
-fn up_to_20_percent_loss_is_not_heard() {
-    let all: Vec<_> = thread::scope(|scope| {
-        let listeners: Vec<_> = UNHEARD
-            .iter()
-            .map(|&(loss_percent, ms, forged_percent)| {
-                let round_trip = Duration::from_millis(ms);
-                let faults = Faults { loss_percent, round_trip, forged_percent };
-                scope.spawn(move || listen_through(faults))
-            })
-            .collect();
-        listeners.into_iter().map(|listener| listener.join().expect("no panic")).collect()
-    });
-    for stats in all {
-        assert_eq!((stats.play.playout.gaps, stats.follow.lost), (0, 0));
+fn answers_150_ms_late() {
+    let faults = Faults { late: 150 * MS, late_percent: 100, ..Faults::default() };
+    listen_both("150 ms late", faults, None);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn answers_150_ms_late_after_the_question_was_repeated() {
+    let faults = Faults { late: 150 * MS, late_percent: 30, ..Faults::default() };
+    let seen = listen_both("30 % 150 ms late, attempts 100 ms apart", faults, Some(100 * MS));
+    for seen in seen {
+        let fetch = &seen.stats.fetch;
+        assert!(fetch.retries > 0, "the question was repeated");
+        assert_eq!(fetch.silences, 0, "late answers count");
     }
 }
 
 #[test]
 #[ignore = "takes half a minute"]
-fn forty_percent_loss_is_hardly_heard() {
-    let round_trip = Duration::from_millis(80);
-    let stats = listen_through(Faults { loss_percent: 40, round_trip, forged_percent: 0 });
-    let playout = stats.play.playout;
-    let silent = (playout.missing + playout.stalled) as f64;
-    let share = silent / (silent + playout.played as f64);
-    // Half a percent over an hour; a few frames are more than that of a few seconds.
-    assert!(share < 0.05, "{:.1} % of the time", 100.0 * share);
+fn forged_answers_are_not_believed() {
+    let faults = Faults { forged_percent: 30, ..Faults::default() };
+    let [streams, datagrams] = listen_both("30 % forged", faults, None);
+    streams.demand_latency(Segments::Streams, 0.3);
+    datagrams.demand_latency(Segments::Datagrams, 0.3);
+    // One with another id and one to another question each time; the third never comes to be read.
+    let fetch = &datagrams.stats.fetch;
+    assert!(fetch.foreign as f64 > 0.3 * fetch.queries as f64, "{} were forged", fetch.foreign);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn forged_answers_on_a_bad_network() {
+    let faults =
+        Faults { forged_percent: 30, loss_percent: 5, round_trip: 200 * MS, ..Faults::default() };
+    listen_both("30 % forged, 5 % loss, 200 ms", faults, None);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_network_gone_for_4_s() {
+    let gone = (8 * SECOND, 12 * SECOND);
+    let faults = Faults { gone: Some(gone), round_trip: 20 * MS, ..Faults::default() };
+    thread::scope(|scope| {
+        for way in [Segments::Streams, Segments::Datagrams] {
+            scope.spawn(move || {
+                let proxy = Proxy::start(way.server(), faults, seed(&faults, way));
+                let back = Instant::now() + gone.1;
+                let mut watch = Watch::start(proxy.address(), None);
+                watch.until(length());
+                let seen = watch.end(&format!("gone for 4 s, {}", way.name()));
+                assert!(seen.silent_frames > 0 || seen.stats.follow.jumps > 0, "it was gone");
+                seen.demand_return(back, BACK_MAX);
+            });
+        }
+    });
+}
+
+/// The path of restarts, as in the simulation.
+const NEAR: Faults = Faults {
+    loss_percent: 1,
+    round_trip: Duration::from_millis(20),
+    late: Duration::ZERO,
+    late_percent: 0,
+    forged_percent: 0,
+    gone: None,
+    base_layer: false,
+};
+
+/// Listens to a server that is replaced by another after some seconds, on the same port.
+fn restart(name: &str, faults: Faults, first: ServerConfig, then: ServerConfig) -> (Seen, Instant) {
+    let server = start(first);
+    let address = server.local_addrs()[0];
+    let proxy = Proxy::start(address, faults, seed(&faults, Segments::Streams));
+    thread::sleep(3 * SECOND);
+    let mut watch = Watch::start(proxy.address(), None);
+    watch.until(10 * SECOND);
+    server.stop().expect("the server goes on until it is stopped");
+    watch.until(11 * SECOND);
+    let mut then = then;
+    then.responder.listen = vec![address];
+    let server = start(then);
+    let back = Instant::now();
+    watch.until(length());
+    let seen = watch.end(name);
+    server.stop().expect("the server goes on to the end");
+    assert_eq!(seen.stats.follow.restarts, 1, "the restart is noticed");
+    (seen, back)
+}
+
+fn any_port() -> ServerConfig {
+    Segments::Streams.config((Ipv4Addr::LOCALHOST, 0).into())
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_restarted_server() {
+    let (seen, back) = restart("server restarted", NEAR, any_port(), any_port());
+    seen.demand_return(back, BACK_MAX);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_restarted_server_that_kept_its_number() {
+    let directory = TempDir::new("state").expect("a directory");
+    let mut config = any_port();
+    config.state = Some(directory.path().join("state"));
+    let (seen, back) = restart("server restarted, with a state", NEAR, config.clone(), config);
+    seen.demand_return(back, BACK_MAX);
+}
+
+/// A server whose numbers are far above those of a run that follows.
+fn far_ahead(directory: &TempDir) -> ServerConfig {
+    let path = directory.path().join("state");
+    std::fs::write(&path, "99999999999\n").expect("a state file");
+    let mut config = any_port();
+    config.state = Some(path);
+    config
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_restarted_server_whose_numbers_go_back() {
+    let directory = TempDir::new("back").expect("a directory");
+    let first = far_ahead(&directory);
+    let (seen, back) = restart("server restarted, numbers go back", NEAR, first, any_port());
+    seen.demand_return(back, BACK_MAX);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_restarted_server_of_the_base_layer_whose_numbers_go_back() {
+    let directory = TempDir::new("base").expect("a directory");
+    let faults = Faults { base_layer: true, ..NEAR };
+    let name = "base layer restarted, numbers go back";
+    let (seen, back) = restart(name, faults, far_ahead(&directory), any_port());
+    // A list every 4 s, and a segment to begin with.
+    seen.demand_return(back, BACK_MAX + SECOND);
+}
+
+fn restarted_resolver(kind: ResolverKind) {
+    let server = Segments::Streams.server();
+    let mut resolver = match Resolver::start(kind, ROOT, server) {
+        Ok(resolver) => resolver,
+        Err(NotStarted::NotInstalled(package)) => return skip(kind.name(), package),
+        Err(error) => panic!("{error}"),
+    };
+    let mut watch = Watch::start(resolver.addr(), None);
+    watch.until(10 * SECOND);
+    let before = watch.latency(0.5);
+    assert_eq!(watch.client.stats().play.playout.gaps, 0, "before the restart");
+    resolver.restart().expect("the resolver starts again");
+    let back = Instant::now();
+    watch.until(length());
+    let seen = watch.end(&format!("{} restarted", kind.name()));
+    seen.demand_return(back, BACK_MAX);
+    assert!(before <= Segments::Streams.duration().as_secs_f64() + 0.5, "{before:.2} s behind");
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_restarted_unbound() {
+    restarted_resolver(ResolverKind::Unbound);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_restarted_bind() {
+    restarted_resolver(ResolverKind::Bind);
 }

@@ -124,10 +124,13 @@ impl std::error::Error for NotStarted {}
 /// A running resolver with an empty cache; dropping it ends its processes and removes its files.
 #[derive(Debug)]
 pub struct Resolver {
+    kind: ResolverKind,
+    root: String,
+    server: SocketAddr,
     addr: SocketAddr,
     // Fields are dropped in this order: nothing writes to the directory when it is removed.
-    process: Process,
-    directory: TempDir,
+    process: Option<Process>,
+    directory: Option<TempDir>,
     upstream: Option<Box<Resolver>>,
 }
 
@@ -164,14 +167,43 @@ impl Resolver {
         };
         let server = upstream.as_ref().map_or(authority, |resolver| resolver.addr);
 
-        let failed = |reason| NotStarted::Failed(format!("cannot start {}: {reason}", kind.name()));
         for _ in 0..PORTS_MAX {
-            let launched = launch(kind, &program, root, server).map_err(failed)?;
-            if let Some((addr, process, directory)) = launched {
-                return Ok(Resolver { addr, process, directory, upstream });
+            let port = free_port().map_err(|error| failed(kind, &error.to_string()))?;
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let launched = launch(kind, &program, root, addr, server);
+            if let Some((process, directory)) = launched.map_err(|reason| failed(kind, &reason))? {
+                return Ok(Resolver {
+                    kind,
+                    root: root.to_string(),
+                    server,
+                    addr,
+                    process: Some(process),
+                    directory: Some(directory),
+                    upstream,
+                });
             }
         }
-        Err(failed(format!("{PORTS_MAX} ports in a row were taken by others")))
+        Err(failed(kind, &format!("{PORTS_MAX} ports in a row were taken by others")))
+    }
+
+    /// Kills it, and starts it again with an empty cache at the same address.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Resolver::start`]; also if another process takes the port meanwhile.
+    pub fn restart(&mut self) -> Result<(), NotStarted> {
+        let kind = self.kind;
+        let program = find_program(kind.program());
+        let program = program.ok_or(NotStarted::NotInstalled(kind.package()))?;
+        self.process = None;
+        self.directory = None;
+        let launched = launch(kind, &program, &self.root, self.addr, self.server);
+        let Some((process, directory)) = launched.map_err(|reason| failed(kind, &reason))? else {
+            return Err(failed(kind, "its port was taken by another"));
+        };
+        self.process = Some(process);
+        self.directory = Some(directory);
+        Ok(())
     }
 
     /// Returns the address on which it answers, over UDP and TCP.
@@ -181,20 +213,24 @@ impl Resolver {
 
     /// Returns the end of what it wrote to its standard output and error.
     pub fn log_tail(&self) -> String {
-        log_tail(&self.process)
+        self.process.as_ref().map(log_tail).unwrap_or_default()
     }
 }
 
-/// Starts one program on a fresh port; `None` if another process took the port meanwhile.
+fn failed(kind: ResolverKind, reason: &str) -> NotStarted {
+    NotStarted::Failed(format!("cannot start {}: {reason}", kind.name()))
+}
+
+/// Starts one program at an address; `None` if another process has the port.
 fn launch(
     kind: ResolverKind,
     program: &Path,
     root: &str,
+    addr: SocketAddr,
     server: SocketAddr,
-) -> Result<Option<(SocketAddr, Process, TempDir)>, String> {
+) -> Result<Option<(Process, TempDir)>, String> {
     let text = |error: io::Error| error.to_string();
     let directory = TempDir::new(kind.name()).map_err(text)?;
-    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().map_err(text)?));
 
     // A copy is run, as AppArmor profiles in the packages of BIND and unbound, bound to the path of
     // the program, forbid to read files from here. `cp` makes it and not `fs::copy`: a thread that
@@ -218,7 +254,7 @@ fn launch(
             return Err(format!("it ended with {status}, having written:\n{log}"));
         }
         if answers(addr).unwrap_or(false) {
-            return Ok(Some((addr, process, directory)));
+            return Ok(Some((process, directory)));
         }
         if Instant::now() >= deadline {
             return Err(format!("no answer for {START_TIMEOUT:?}, having written:\n{log}"));
