@@ -47,7 +47,7 @@ const OVERTAKEN_MAX: u32 = 2;
 const OUTAGE_INTERVAL: Duration = Duration::from_millis(800);
 /// Attempts over UDP after which a segment on a path that loses much is asked for by a second lookup
 /// as well: few come to that, and those are close to being late.
-pub(crate) const JOINED_AFTER: usize = 6;
+pub(crate) const JOINED_AFTER: usize = 4;
 
 /// What the network side counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

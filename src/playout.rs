@@ -29,8 +29,6 @@ const FADE_IN: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The same where the latency is fixed, and so must be made up for.
 const PATIENCE_FIXED: Duration = Duration::from_millis(500);
-/// Beyond its target by more than this, the latency is brought back by skipping a segment.
-const EXCESS_MAX: Duration = Duration::from_secs(3);
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
 const PRIMING_PACKETS: usize = 2;
 
@@ -470,9 +468,8 @@ impl JitterBuffer {
         if index == 0 {
             let segment_latency = segment.captured.map(|at| now.saturating_duration_since(at));
             self.latency = segment_latency;
-            if self.is_far_behind() {
-                self.buffered.remove(&sequence);
-                self.skip(now, sequence);
+            let excess = segment_latency.and_then(|latency| self.steering.excess(now, latency));
+            if excess.is_some_and(|excess| self.skip(now, sequence, excess)) {
                 return None;
             }
             match segment_latency {
@@ -502,19 +499,30 @@ impl JitterBuffer {
         Some(Play::Packet(packet))
     }
 
-    fn is_far_behind(&self) -> bool {
-        let excess = self.latency.zip(self.steering.target());
-        excess.is_some_and(|(is, target)| is.saturating_sub(target) > EXCESS_MAX)
-    }
-
-    /// Leaves a segment out; what was heard before fades out, and the next one fades in.
-    fn skip(&mut self, now: Instant, sequence: Sequence) {
-        self.stats.skipped += 1;
+    /// Leaves out as many segments as make up for `excess`, if those behind them are here: what was
+    /// heard before fades out, and what comes then fades in.
+    fn skip(&mut self, now: Instant, sequence: Sequence, mut excess: Duration) -> bool {
+        let mut next = sequence;
+        while self.buffered.contains_key(&(next + 1)) {
+            let Some(segment) = self.buffered.get(&next) else { break };
+            let length = self.frame * segment.packets.len() as u32;
+            if length > excess {
+                break;
+            }
+            excess -= length;
+            self.buffered.remove(&next);
+            self.stats.skipped += 1;
+            next += 1;
+        }
+        if next == sequence {
+            return false;
+        }
         self.stats.gaps += 1;
         self.gap = Some(Gap { sequence, cause: GapCause::Behind });
         self.steering.handle_jump(now);
         let fade = self.conceal_frames().saturating_sub(self.silent_for);
-        self.state = State::Missing { sequence, left: fade };
+        self.state = State::Missing { sequence: next - 1, left: fade };
+        true
     }
 
     /// Frames after which concealment has faded out.

@@ -32,7 +32,7 @@ const LOSSY: f64 = 0.03;
 /// Loss beyond which connections are always waiting for something, and after how many attempts
 /// that is believed.
 const CLOGGED: f64 = 0.5;
-const CLOGGED_PROOF: f64 = 60.0;
+const CLOGGED_PROOF: f64 = 40.0;
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
@@ -185,7 +185,8 @@ impl Upstream {
             attempts_max + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
         // Attempts on a path that loses much are not independent of each other.
         let more = if self.is_lossy() { 2.0 } else { 0.0 };
-        let attempts = (CHANCE.ln() / loss.ln() + more).clamp(2.0, attempts_max);
+        // There is no half an attempt.
+        let attempts = (CHANCE.ln() / loss.ln() + more - 1e-6).ceil().clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);
         let is_udp = self.transport() == Transport::Udp;
         let pace = if is_udp { udp } else { tcp };

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 /// Questions. A path that loses a fifth of the packets each way answers a dozen in a row once in
 /// two hundred times, and the others that are asked meanwhile one time in ten.
-const SOUNDINGS: u32 = 12;
+const SOUNDINGS: u32 = 24;
 /// They start this far apart.
-const INTERVAL: Duration = Duration::from_millis(5);
+const INTERVAL: Duration = Duration::from_millis(4);
+/// An answer that is not later than this is no surprise.
+const JITTER: Duration = Duration::from_millis(250);
 /// An answer may come this late; that it does is not waited for.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -82,7 +84,7 @@ impl Fetcher {
     fn sounding_due(&self, sounding: &Sounding) -> Instant {
         match self.servers[sounding.server].upstream.rtt() {
             Some(rtt) if !sounding.overdue => {
-                sounding.sent + rtt * 5 / 4 + Duration::from_millis(30)
+                sounding.sent + (rtt * 5 / 4 + Duration::from_millis(30)).max(JITTER)
             }
             _ => sounding.lookup.poll_timeout(),
         }

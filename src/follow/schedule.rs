@@ -42,6 +42,9 @@ const BACKLOG_MAX: u32 = 4;
 const START_PATIENCE: Duration = Duration::from_millis(600);
 /// And how much longer on one that loses much: what is not there when sound begins is a gap soon.
 const START_PATIENCE_LOSSY: Duration = Duration::from_secs(3);
+/// How much further behind than lost attempts may ever ask for nobody begins, unless the path is
+/// clogged: while connections are made, segments take longer.
+const START_BEYOND: Duration = Duration::from_millis(800);
 /// Further behind than this nobody begins.
 const START_BEHIND_MAX: Duration = Duration::from_secs(9);
 /// A listener that is further behind its place than this goes back to it; the buffer is never
@@ -296,7 +299,7 @@ impl Follower {
         }));
         let most = match self.path.is_clogged {
             true => START_BEHIND_MAX,
-            false => BEHIND_BOUNDED + Duration::from_secs(1),
+            false => BEHIND_BOUNDED + START_BEYOND,
         };
         let least = least.min(longest + most);
         let latency = self.latency.unwrap_or(least).max(longest);

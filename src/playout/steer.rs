@@ -16,6 +16,12 @@ use std::time::{Duration, Instant};
 pub const CORRECTION_PPM_MAX: f64 = 5_000.0;
 /// Correction for each second that the latency is off.
 const PPM_PER_SECOND: f64 = 10_000.0;
+/// And as much more for each second beyond [`NEAR`], so that a second does not take minutes.
+const PPM_PER_SECOND_FAR: f64 = 40_000.0;
+/// In seconds. What is off by less is corrected by at most two thousandths.
+const NEAR: f64 = 0.2;
+/// The least correction towards the target, so that the last of it does not take minutes either.
+const PPM_MIN: f64 = 300.0;
 /// The latency is left alone until it is off by this, in seconds.
 const TOLERANCE: f64 = 0.03;
 /// And brought to within this.
@@ -30,6 +36,17 @@ const MARGIN: Duration = Duration::from_millis(20);
 const PEAK_FADE: f64 = 180.0;
 /// The target does not fall faster than the correction can follow, in seconds per second.
 const TARGET_FALL_MAX: f64 = 0.004;
+/// For this long after the start it does, and high needs fade sooner, down to this time constant:
+/// while connections are made and nothing is known, segments take longer than they will.
+const SETTLING: Duration = Duration::from_secs(60);
+/// See [`SETTLING`]; in seconds.
+const PEAK_FADE_MIN: f64 = 10.0;
+/// What was needed at first is known after this time.
+const SETTLING_MIN: Duration = Duration::from_secs(10);
+/// Beyond its target by more than this, the latency is brought back by leaving something out.
+const EXCESS_MAX: Duration = Duration::from_secs(3);
+/// The same soon after the start: one who began too far behind would stay there for minutes.
+const EXCESS_MAX_SETTLING: Duration = Duration::from_millis(1500);
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
@@ -60,6 +77,8 @@ pub struct Steering {
     /// The highest need, fading, in seconds, and when it was looked at.
     peak: Option<(f64, Instant)>,
     target: Option<Duration>,
+    /// When playing began.
+    started: Option<Instant>,
     latencies: VecDeque<f64>,
     levels: VecDeque<(Instant, f64)>,
     /// Whether the latency is being brought to the target.
@@ -84,6 +103,7 @@ impl Steering {
             allowance: Duration::ZERO,
             peak: None,
             target: None,
+            started: None,
             latencies: VecDeque::new(),
             levels: VecDeque::new(),
             active: false,
@@ -116,7 +136,21 @@ impl Steering {
     pub fn handle_start(&mut self, now: Instant, latency: Option<Duration>) {
         self.handle_jump(now);
         self.levels.clear();
+        self.started = Some(now);
         self.target = self.fixed.or(latency.map(|latency| latency.min(TARGET_MAX)));
+    }
+
+    /// Time since the start; long, if there was none.
+    fn playing_for(&self, now: Instant) -> Duration {
+        self.started.map_or(Duration::MAX, |started| now.saturating_duration_since(started))
+    }
+
+    /// By how much `latency` is so far beyond the target that playing faster is not worth while.
+    pub fn excess(&self, now: Instant, latency: Duration) -> Option<Duration> {
+        let settling = (SETTLING_MIN..SETTLING).contains(&self.playing_for(now));
+        let most = if settling { EXCESS_MAX_SETTLING } else { EXCESS_MAX };
+        let excess = latency.saturating_sub(self.target?);
+        (excess > most).then_some(excess)
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
@@ -137,10 +171,13 @@ impl Steering {
         let usual = self.usual().unwrap_or(need).as_secs_f64();
         let faded = self.peak.map_or(0.0, |(peak, at)| {
             let passed = now.saturating_duration_since(at).as_secs_f64();
-            usual + (peak - usual).max(0.0) * (-passed / PEAK_FADE).exp()
+            let settled = self.playing_for(now).as_secs_f64() / 2.0;
+            let fade = settled.clamp(PEAK_FADE_MIN, PEAK_FADE);
+            usual + (peak - usual).max(0.0) * (-passed / fade).exp()
         });
-        let fall = self.peak.map_or(0.0, |(_, at)| {
-            now.saturating_duration_since(at).as_secs_f64() * TARGET_FALL_MAX
+        let fall = self.peak.map_or(0.0, |(_, at)| match self.playing_for(now) < SETTLING {
+            true => TARGET_MAX.as_secs_f64(),
+            false => now.saturating_duration_since(at).as_secs_f64() * TARGET_FALL_MAX,
         });
         let peak = faded.max(need.as_secs_f64()).min(TARGET_MAX.as_secs_f64());
         self.peak = Some((peak, now));
@@ -205,7 +242,13 @@ impl Steering {
             Some(ppm) if self.drift_active => -ppm,
             _ => 0.0,
         };
-        let pull = if self.active || self.drift_active { off * PPM_PER_SECOND } else { 0.0 };
+        let far = off.signum() * (off.abs() - NEAR.max(tolerance)).max(0.0);
+        let pull = off * PPM_PER_SECOND + far * PPM_PER_SECOND_FAR;
+        let pull = match (self.active, self.drift_active) {
+            (true, _) => off.signum() * pull.abs().max(PPM_MIN),
+            (false, true) => pull,
+            (false, false) => 0.0,
+        };
         self.correction_ppm = (drift + pull).clamp(-ppm_max, ppm_max);
     }
 
