@@ -474,8 +474,8 @@ impl Follower {
     fn give_up(&mut self, sequence: Sequence, cause: LossCause) {
         if self.wants.remove(&sequence).is_some() {
             self.stats.lost += 1;
-            self.events.push_back(Event::Lost(sequence, cause));
             self.advance_cursor();
+            self.tell(Event::Lost(sequence, cause));
         }
         if let Mode::List(listing) = &mut self.mode {
             if listing.probe == Some(sequence) {

@@ -323,7 +323,9 @@ impl Follower {
         self.cursor = self.cursor.min(sequence);
         let play_at = captured + latency;
         self.events.push_back(Event::Start { sequence, play_at, fresh: start.fresh });
-        self.events.extend(start.fetched);
+        // What was lost so far of the newest segments is asked for again.
+        let again = |event: &Event| matches!(event, Event::Lost(n, _) if *n < start.next);
+        self.events.extend(start.fetched.into_iter().filter(|event| !again(event)));
         missing.into_iter().for_each(|n| self.want(n, now, false));
         self.advance_cursor();
     }
@@ -342,12 +344,18 @@ impl Follower {
         start.until + if lossy { START_PATIENCE_LOSSY } else { Duration::ZERO }
     }
 
-    /// Hands a segment on, or keeps it until it is decided where to begin.
-    pub(super) fn deliver(&mut self, now: Instant, event: Event) {
+    /// Tells of a segment that came or is lost, or keeps that until it is decided where to begin:
+    /// before, the number may mean a segment of another run to whoever hears of it.
+    pub(super) fn tell(&mut self, event: Event) {
         match &mut self.mode {
             Mode::Schedule(Schedule { start: Some(start), .. }) => start.fetched.push(event),
             _ => self.events.push_back(event),
         }
+    }
+
+    /// Hands a segment on, which may be the one that was waited for to begin.
+    pub(super) fn deliver(&mut self, now: Instant, event: Event) {
+        self.tell(event);
         self.start_if_ready(now);
     }
 

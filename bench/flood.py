@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""What a flood of TCP connections does to answers over UDP, timed by dnsperf.
+
+500 connections that ask nothing, 200 that ask and never read, each opened again when it is cut off,
+and connections that are reset, 10,000 or as many as the time allows, while dnsperf asks over UDP at
+a fixed rate. Told are the times of all answers, and what the server holds before, at most, after.
+
+The client that floods takes its share of the same cores. How much of the difference is that is told
+by the controls: aodns is asked while another server is flooded, and Knot DNS and NSD are flooded
+and asked as well.
+
+Usage: bench/flood.py [--seconds 10] [--rate 2000] [--resets 1000] [--rounds 2] [--alone]
+                      [--markdown FILE]
+--resets is a second; 0 for as many as one client can make. --alone leaves the controls out.
+Needs: cargo, and Debian's packages dnsperf, knot, nsd; a control that is missing is left out, loudly.
+"""
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import select
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from answering import FIRST, HERE, ROOT, Server, find, free_port, start_aodns, start_knot, start_nsd
+
+IDLE = 500
+SLOW = 200
+RESETS = 10_000
+# A slow client tries anew after so long: longer than aodns bears with it.
+SLOW_SECONDS = 3.0
+# A server that refuses connections under the flood makes the client wait; it goes on for at most so
+# long after the answers were timed.
+AFTER_SECONDS = 10.0
+
+
+# ---- the client that floods, in a process of its own ---------------------------------------------
+
+class Flood:
+    """Connections that are kept open, and those that are reset."""
+
+    def __init__(self, port: int, name: str) -> None:
+        question = b"\x12\x34\x00\x00\x00\x01" + bytes(6) + b"".join(
+            bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0\0\x10\0\x01"
+        self.query = struct.pack("!H", len(question)) + question
+        self.port = port
+        self.poll = select.epoll()
+        self.open: dict[int, tuple[socket.socket, bool, float]] = {}
+        self.counts = {"resets": 0, "failed": 0, "reopened": 0}
+
+    def connect(self, slow: bool) -> None:
+        """Opens a connection that is kept; a failure is counted."""
+        connection = socket.socket()
+        connection.settimeout(1)
+        try:
+            if slow:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", self.port))
+            if slow:
+                # As many questions as the system takes.
+                connection.setblocking(False)
+                connection.send(self.query * 500)
+        except OSError:
+            self.counts["failed"] += 1
+            connection.close()
+            return
+        self.poll.register(connection, select.EPOLLRDHUP)
+        self.open[connection.fileno()] = (connection, slow, time.monotonic())
+
+    def close(self, number: int) -> bool:
+        """Closes a connection; returns of which kind it was."""
+        connection, slow, _ = self.open.pop(number)
+        self.poll.unregister(connection)
+        connection.close()
+        return slow
+
+    def reopen(self) -> None:
+        """Opens anew what was cut off."""
+        late = time.monotonic() - SLOW_SECONDS
+        over = {number for number, _ in self.poll.poll(0)}
+        over |= {number for number, (_, slow, since) in self.open.items() if slow and since < late}
+        for number in over:
+            self.connect(self.close(number))
+            self.counts["reopened"] += 1
+        for slow, wanted in ((False, IDLE), (True, SLOW)):
+            for _ in range(wanted - sum(kind == slow for _, kind, _ in self.open.values())):
+                self.connect(slow)
+
+    def reset(self, round_: int) -> None:
+        """Opens a connection, asks nothing, a part, five questions or one, and resets it."""
+        with socket.socket() as connection:
+            connection.settimeout(1)
+            try:
+                connection.connect(("127.0.0.1", self.port))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                if round_ % 4 == 1:
+                    connection.send(self.query[:round_ % len(self.query)])
+                elif round_ % 4 == 2:
+                    connection.send(self.query * 5)
+                elif round_ % 4 == 3:
+                    connection.send(self.query)
+                    if not connection.recv(100):
+                        raise OSError("no answer")
+                self.counts["resets"] += 1
+            except OSError:
+                self.counts["failed"] += 1
+
+
+def flood(port: int, name: str, rate: float) -> None:
+    """Body of the process: floods from the line "go" to the end of its standard input."""
+    this = Flood(port, name)
+    this.reopen()
+    this.counts["reopened"] = 0
+    print(f"ready {len(this.open)}", flush=True)
+    sys.stdin.readline()
+    begun, looked, cpu = time.monotonic(), 0.0, time.process_time()
+    ended = None
+    for round_ in itertools.count():
+        now = time.monotonic()
+        if now - looked > 0.05:
+            looked = now
+            this.reopen()
+            if ended is None and select.select([sys.stdin], [], [], 0)[0]:
+                ended = now
+            if ended is not None and (round_ >= RESETS or now > ended + AFTER_SECONDS):
+                break
+        ahead = begun + round_ / rate - now if rate else 0
+        while ahead > 0:
+            time.sleep(min(ahead, 0.05))
+            this.reopen()
+            ahead = begun + round_ / rate - time.monotonic()
+        this.reset(round_)
+    seconds = time.monotonic() - begun
+    used = time.process_time() - cpu
+    print(json.dumps({**this.counts, "seconds": seconds, "cpu": used}), flush=True)
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+@dataclass
+class Held:
+    """What a server's processes hold."""
+    descriptors: int = 0
+    threads: int = 0
+    memory: int = 0
+
+    def most(self, other: Held) -> None:
+        self.descriptors = max(self.descriptors, other.descriptors)
+        self.threads = max(self.threads, other.threads)
+        self.memory = max(self.memory, other.memory)
+
+
+def held(server: Server) -> Held:
+    def count(what: str) -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/{what}")) for pid in server.processes())
+    return Held(count("fd"), count("task"), server.memory())
+
+
+@dataclass
+class Timed:
+    """Answers of one run of dnsperf."""
+    times: list[float]
+    lost: int
+    most: Held = field(default_factory=Held)
+    flooded: dict[str, float] = field(default_factory=dict)
+
+    def quantile(self, share: float) -> float:
+        """Microseconds."""
+        return self.times[min(int(len(self.times) * share), len(self.times) - 1)] * 1e6
+
+
+def ask(server: Server, directory: Path, seconds: float, rate: int) -> Timed:
+    """Times answers over UDP, and looks at what the server holds meanwhile."""
+    output, most = directory / "dnsperf", Held()
+    with output.open("w") as file:
+        run = subprocess.Popen(
+            ["dnsperf", "-s", "127.0.0.1", "-p", str(server.port), "-d", str(directory / "sequence"),
+             "-l", str(seconds), "-T", "1", "-c", "8", "-Q", str(rate), "-e", "-v"], stdout=file)
+        while run.poll() is None:
+            most.most(held(server))
+            time.sleep(0.2)
+    text = output.read_text()
+    lost = re.search(r"Queries lost:\s+(\d+)", text)
+    if run.returncode != 0 or lost is None:
+        sys.exit(f"dnsperf against {server.name} failed: {text[-500:]}")
+    times = sorted(float(time) for time in re.findall(r"^> NOERROR .* ([\d.]+)$", text, re.M))
+    return Timed(times, int(lost[1]), most)
+
+
+def ask_flooded(server: Server, flooded: Server, name: str, directory: Path,
+                arguments: argparse.Namespace) -> Timed:
+    """Times answers of `server` while `flooded` is flooded, and waits until the latter is rid of it."""
+    before = held(flooded).descriptors
+    client = subprocess.Popen(
+        [sys.executable, __file__, "--flood", str(flooded.port), name, str(arguments.resets)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ready = client.stdout.readline()
+    if not ready.startswith("ready"):
+        sys.exit("the flooding client failed")
+    client.stdin.write("go\n")
+    client.stdin.flush()
+    time.sleep(0.2)
+    timed = ask(server, directory, arguments.seconds, arguments.rate)
+    timed.most.most(held(server))
+    timed.flooded = json.loads(client.communicate()[0])
+    deadline = time.monotonic() + 30
+    while flooded is server and server.name == "aodns" and held(flooded).descriptors != before:
+        if time.monotonic() > deadline:
+            sys.exit(f"{held(flooded).descriptors} descriptors, {before} before the flood: a leak")
+        time.sleep(0.1)
+    return timed
+
+
+def start_serve() -> tuple[Server, str]:
+    """The program as a user starts it, and the name of a segment of its stream."""
+    port = free_port()
+    program = HERE / "target/release/aodns"
+    server = Server("aodns", [str(program), "serve", ROOT, "--input", "demo", "--listen",
+                              f"127.0.0.1:{port}", "--ns", f"ns.{ROOT}=127.0.0.1"], port)
+    server.wait_ready()
+    time.sleep(3)
+    query = b"\x00\x01\x00\x00\x00\x01" + bytes(6) + b"".join(
+        bytes([len(label)]) + label.encode() for label in f"now_1.{ROOT}".split(".")) + b"\0\0\x10\0\x01"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(5)
+        udp.connect(("127.0.0.1", port))
+        udp.send(query)
+        number = re.search(rb"next=(\d+)", udp.recv(2048))
+    return server, f"seq_{int(number[1]) - 1}.{ROOT}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rate", type=int, default=2000)
+    parser.add_argument("--resets", type=float, default=1000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.flood:
+        port, name, rate = arguments.flood
+        flood(int(port), name, float(rate))
+        return
+    if find("dnsperf") is None:
+        sys.exit("dnsperf is not installed (Debian package dnsperf)")
+    subprocess.run(["cargo", "build", "-q", "--release", "--bin", "aodns", "--example", "fixed_zone"],
+                   cwd=HERE, check=True)
+    others: list[Server] = []
+    lines = ["| asked over UDP | flooded | p50, us | p99, us | p99 to quiet | p99.9, us | lost "
+             "| resets, a second |", "|---|---|---|---|---|---|---|---|"]
+
+    def tell(asked: str, flooded: str, timed: Timed, quiet: Timed) -> None:
+        counts = timed.flooded
+        resets = f"{counts['resets']}, {counts['resets'] / counts['seconds']:.0f}" if counts else "-"
+        line = (f"| {asked} | {flooded} | {timed.quantile(.5):.0f} | {timed.quantile(.99):.0f} | "
+                f"{timed.quantile(.99) / quiet.quantile(.99):.2f} | {timed.quantile(.999):.0f} | "
+                f"{timed.lost} of {len(timed.times)} | {resets} |")
+        lines.append(line)
+        note = f"; {counts['failed']} failed, {counts['reopened']} opened again, " \
+               f"{counts['cpu']:.1f} s of the client's CPU in {counts['seconds']:.1f} s" if counts else ""
+        print(line, note, flush=True)
+
+    print("\n".join(lines))
+    with tempfile.TemporaryDirectory() as path:
+        directory = Path(path)
+        (directory / "sequence").write_text(f"sequence.{ROOT} TXT\n")
+        server, name = start_serve()
+        try:
+            if not arguments.alone:
+                # It writes the zone of the others.
+                start_aodns(directory).stop()
+                for start in (start_knot, start_nsd):
+                    other = start(directory)
+                    if other is None:
+                        print(f"LEFT OUT: {start.__name__[6:]} is not installed", file=sys.stderr)
+                    else:
+                        others.append(other)
+            ask(server, directory, 1, arguments.rate)
+            quiet, before = ask(server, directory, arguments.seconds, arguments.rate), held(server)
+            tell("aodns", "-", quiet, quiet)
+            most, after = Held(), []
+            for _ in range(arguments.rounds):
+                timed = ask_flooded(server, server, name, directory, arguments)
+                most.most(timed.most)
+                after.append(held(server))
+                tell("aodns", "aodns", timed, quiet)
+            for other in others:
+                other_name = f"seq_{FIRST + 3}.{ROOT}"
+                timed = ask_flooded(server, other, other_name, directory, arguments)
+                tell("aodns", other.name, timed, quiet)
+                other_quiet = ask(other, directory, arguments.seconds, arguments.rate)
+                tell(other.name, "-", other_quiet, other_quiet)
+                timed = ask_flooded(other, other, other_name, directory, arguments)
+                tell(other.name, other.name, timed, other_quiet)
+            time.sleep(2)
+            after.append(held(server))
+        finally:
+            for each in [server, *others]:
+                each.stop()
+    names = [f"after flood {n + 1}" for n in range(arguments.rounds)] + ["at the end"]
+    table = ["", "| aodns | " + " | ".join(["before", "at most", *names]) + " |",
+             "|---|" + "---|" * (2 + len(names))]
+    for what in ("descriptors", "threads", "memory"):
+        row = [getattr(each, what) for each in [before, most, *after]]
+        table.append(f"| {what}{', kB' if what == 'memory' else ''} | "
+                     + " | ".join(map(str, row)) + " |")
+    print("\n".join(table))
+    if arguments.markdown:
+        arguments.markdown.write_text("\n".join(lines + table) + "\n")
+
+
+if __name__ == "__main__":
+    main()
