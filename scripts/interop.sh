@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Real streams through real resolvers, to and from independent peers, and over bad networks.
+# Real streams through real resolvers, to and from independent peers, over bad networks, and a crowd
+# behind one resolver (AODNS_CROWD_SECONDS, 20 by default, for each of two).
 # Usage: scripts/interop.sh [seconds of the long stream]     default 300
 #
 # These run in real time, all at once. A machine that stalls for half a second is heard as a gap, so
@@ -11,7 +12,7 @@ tests/interop/setup.sh
 python=tests/interop/.venv/bin/python
 (cd tests/interop && .venv/bin/python -W ignore -m unittest -q)
 "$python" -W ignore tests/interop/selftest.py
-export AODNS_INTEROP_SECONDS=${1:-300}
+export AODNS_INTEROP_SECONDS=${1:-300} AODNS_CROWD_SECONDS=${AODNS_CROWD_SECONDS:-20}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -20,8 +21,11 @@ run() {
     shift
     cargo test --locked --release --test "$test" -- --ignored --nocapture "$@" 2>&1 | tee "$log"
 }
-for test in interop faults; do
-    run "$test" --test-threads=16 && continue
+for test in interop faults crowd; do
+    # A crowd is busy enough by itself.
+    threads=40
+    [ "$test" != crowd ] || threads=1
+    run "$test" --test-threads=$threads && continue
     failed=$(sed -n '/^failures:$/,/^test result/s/^    \([a-z0-9_]*\)$/\1/p' "$log" | sort -u)
     [ -n "$failed" ] || exit 1
     for name in $failed; do
