@@ -792,6 +792,10 @@ impl Fetcher {
     fn finish(&mut self, now: Instant, task: usize, server: usize, outcome: Outcome) {
         let done = self.tasks.swap_remove(task);
         self.follower.handle_path(self.path(server));
+        // The way to a near server loses nothing but what a crowd of listeners makes it lose.
+        if self.servers[server].upstream.rtt().is_some_and(|rtt| rtt < NEAR) {
+            self.soundings.leave_out();
+        }
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
             self.servers[server].upstream.handle_failure(now);
         }

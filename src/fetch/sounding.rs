@@ -1,13 +1,13 @@
 //! Sounding the way to a server while playing begins: how much it loses decides how far behind the
-//! live edge to play, and to go back later takes minutes. So `config` is asked a dozen times more,
-//! which any cache answers. Nothing is made of the answers but that they came.
+//! live edge to play, and to go back later takes minutes. So `config` is asked for two dozen times
+//! more, which any cache answers. Nothing is made of the answers but that they came.
 
-use super::{Fetcher, Route, Transmit, message_id};
+use super::{Fetcher, NEAR, Route, Transmit, message_id};
 use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};
 use std::time::{Duration, Instant};
 
-/// Questions. A path that loses a fifth of the packets each way answers a dozen in a row once in
-/// two hundred times, and the others that are asked meanwhile one time in ten.
+/// Questions. A path that loses a fifth of the packets each way answers two dozen in a row once in
+/// forty thousand times.
 const SOUNDINGS: u32 = 24;
 /// They start this far apart.
 const INTERVAL: Duration = Duration::from_millis(4);
@@ -40,6 +40,11 @@ impl Soundings {
         Soundings { left: SOUNDINGS, next: None, out: Vec::new() }
     }
 
+    /// No more are needed.
+    pub(super) fn leave_out(&mut self) {
+        self.left = 0;
+    }
+
     /// Whether there is more to be learned.
     pub(super) fn is_open(&self) -> bool {
         self.left > 0 || self.out.iter().any(|sounding| !sounding.overdue)
@@ -57,7 +62,9 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
-        if self.soundings.left == 0 || self.soundings.next.is_some_and(|next| next > now) {
+        // A near server, which is not sounded, has answered before the first is due.
+        let next = *self.soundings.next.get_or_insert(now + NEAR);
+        if self.soundings.left == 0 || next > now {
             return None;
         }
         let server = self.current;
