@@ -17,7 +17,7 @@ mod sounding;
 use crate::follow::{Ask, Event, Follower, Outcome, Path, Use};
 use crate::lookup::{Lookup, Progress, RetryPolicy, Transport};
 use crate::units::Sequence;
-use crate::upstream::{Upstream, Verdict};
+use crate::upstream::{JOINED_AFTER, Upstream, Verdict};
 use crate::wire::{Answer, Name, ParseError, Rcode};
 use sounding::Soundings;
 use std::time::{Duration, Instant};
@@ -45,9 +45,6 @@ const STRIKES_MAX: u32 = 3;
 const OVERTAKEN_MAX: u32 = 2;
 /// While nothing at all answers, attempts start this far apart.
 const OUTAGE_INTERVAL: Duration = Duration::from_millis(800);
-/// Attempts over UDP after which a segment on a path that loses much is asked for by a second lookup
-/// as well: few come to that, and those are close to being late.
-pub(crate) const JOINED_AFTER: usize = 4;
 
 /// What the network side counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -793,8 +790,9 @@ impl Fetcher {
         let done = self.tasks.swap_remove(task);
         self.follower.handle_path(self.path(server));
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
-        if self.servers[server].upstream.rtt().is_some_and(|rtt| rtt < NEAR) {
-            self.soundings.leave_out();
+        let upstream = &mut self.servers[server].upstream;
+        if upstream.rtt().is_some_and(|rtt| rtt < NEAR) {
+            upstream.handle_attempts(0, self.soundings.leave_out());
         }
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
             self.servers[server].upstream.handle_failure(now);

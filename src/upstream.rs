@@ -6,7 +6,6 @@
 //! attempts were lost ([`Upstream::retry_allowance`]), which the listener keeps in its buffer. No
 //! clock, socket or randomness.
 
-use crate::fetch::JOINED_AFTER;
 use crate::lookup::{Pace, RetryPolicy, Transport};
 use crate::wire::{Answer, Name, QueryTemplate, Rcode, Rtype};
 use std::time::{Duration, Instant};
@@ -29,6 +28,9 @@ const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
 const LOSS_MEMORY: f64 = 300.0;
 /// Loss beyond which attempts for segments start at half the interval.
 const LOSSY: f64 = 0.03;
+/// Attempts over UDP after which a segment on a path that loses much is asked for by a second lookup
+/// as well: few come to that, and those are close to being late.
+pub(crate) const JOINED_AFTER: usize = 4;
 /// Loss beyond which connections are always waiting for something, and after how many attempts
 /// that is believed.
 const CLOGGED: f64 = 0.5;

@@ -40,9 +40,9 @@ impl Soundings {
         Soundings { left: SOUNDINGS, next: None, out: Vec::new() }
     }
 
-    /// No more are needed.
-    pub(super) fn leave_out(&mut self) {
-        self.left = 0;
+    /// No more are needed: how many are left out, to be taken for answered.
+    pub(super) fn leave_out(&mut self) -> usize {
+        std::mem::take(&mut self.left) as usize
     }
 
     /// Whether there is more to be learned.
