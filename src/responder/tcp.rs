@@ -42,12 +42,8 @@ const TURN_ACCEPTS: usize = 64;
 const LINGER_OCTETS_MAX: usize = 128 * 1024;
 /// Between two looks at the deadlines.
 const TICK: Duration = Duration::from_millis(100);
-/// Empty buffers that are kept for the next connection in need of one: enough that questions in
-/// pieces cost no allocation.
-const SPARES_MAX: usize = 16;
-/// Largest buffer that is kept so. Those of clients that do not take their answers are larger, and go
-/// back to the system, so that a flood of such clients leaves nothing behind.
-const SPARE_OCTETS_MAX: usize = 2 * READ_OCTETS;
+/// Empty buffers that are kept for the next connection in need of one.
+const SPARES_MAX: usize = 64;
 
 /// Token of the waker; connections and listeners have their slots as tokens, from below and above.
 const WAKER: Token = Token(usize::MAX);
@@ -328,8 +324,7 @@ impl Server<'_> {
 
     /// Keeps a buffer for the next connection in need.
     fn keep(&mut self, mut buffer: Vec<u8>) {
-        let fits = (1..=SPARE_OCTETS_MAX).contains(&buffer.capacity());
-        if fits && self.spares.len() < SPARES_MAX {
+        if buffer.capacity() > 0 && self.spares.len() < SPARES_MAX {
             buffer.clear();
             self.spares.push(buffer);
         }
