@@ -235,8 +235,8 @@ impl Client {
         self.supervision.is_finished()
     }
 
-    /// For a `poll` together with other things to wait for: readable once the pipeline is finished by itself,
-    /// see `is_finished`. Nothing is to be read from it.
+    /// For a `poll` together with other things to wait for: readable once it is finished by itself.
+    /// Nothing is to be read from it.
     pub fn finished_fd(&self) -> BorrowedFd<'_> {
         self.supervision.finished_fd()
     }

@@ -16,6 +16,7 @@ pub mod render;
 
 use crate::error::Error;
 use crate::units::Moment;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,8 +47,7 @@ impl Supervision {
     /// # Errors
     /// When the system gives no pipe.
     pub fn new() -> Result<Supervision, Error> {
-        let (end, open) =
-            nix::unistd::pipe().map_err(|errno| Error::system("make a pipe", errno.into()))?;
+        let (end, open) = pipe()?;
         Ok(Supervision {
             stop: AtomicBool::new(false),
             finished: AtomicBool::new(false),
@@ -94,6 +94,20 @@ impl Supervision {
     pub fn take_error(&self) -> Option<Error> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// The reading and the writing end of a pipe, which programs that are run meanwhile do not inherit:
+/// they would keep it open.
+///
+/// # Errors
+/// When the system gives none.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let failed = |errno: nix::errno::Errno| Error::system("make a pipe", errno.into());
+    let ends = nix::unistd::pipe().map_err(failed)?;
+    for end in [&ends.0, &ends.1] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(failed)?;
+    }
+    Ok(ends)
 }
 
 /// A thread of a pipeline.
@@ -164,6 +178,7 @@ impl Drop for PanicGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     #[test]
     fn a_panicked_stage_stops_the_others_and_is_named() {
@@ -173,6 +188,27 @@ mod tests {
         assert!(supervision.is_stopping() && supervision.is_finished());
         let error = supervision.take_error().unwrap();
         assert_eq!(error.to_string(), "thread brittle panicked; this is a bug");
+    }
+
+    #[test]
+    fn the_end_is_told_even_while_another_program_runs() {
+        let supervision = Supervision::new().unwrap();
+        // It runs until its standard input, which is ours, ends.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let readable = |within: PollTimeout| {
+            let mut fds = [PollFd::new(supervision.finished_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, within).unwrap() == 1
+        };
+        assert!(!readable(PollTimeout::ZERO));
+        supervision.finish();
+        // Its copies are closed when it is loaded, which may be a moment after it was started.
+        assert!(readable(PollTimeout::from(10_000u16)));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -28,7 +28,8 @@ impl Signals {
         let refused =
             |cause: std::io::Error| Failure::Runtime(format!("cannot handle signals: {cause}"));
         let wanted = Arc::new(AtomicBool::new(false));
-        let (came, tell) = nix::unistd::pipe().map_err(|errno| refused(errno.into()))?;
+        let (came, tell) =
+            aodns::pipeline::pipe().map_err(|error| Failure::Runtime(error.to_string()))?;
         for signal in [SIGINT, SIGTERM] {
             let tell = tell.try_clone().map_err(refused)?;
             // In this order: the first one looks at the flag before the second one sets it, and
