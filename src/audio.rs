@@ -73,10 +73,10 @@ pub trait Sink: Send {
     /// Whether [`Sink::write`] blocks at the pace of a clock of the sink's own.
     fn has_clock(&self) -> bool;
 
-    /// How long before it is due the sound may be written to a sink without a clock. Where nobody
-    /// hears it as it comes, writing a segment at once saves waking for each frame.
-    fn lead(&self) -> Duration {
-        Duration::ZERO
+    /// Whether sound may be written before it is due, to a sink without a clock. Where nobody hears
+    /// it as it comes, writing a segment at once saves waking for each frame.
+    fn takes_ahead(&self) -> bool {
+        false
     }
 
     /// Sound that was written and is not yet heard.

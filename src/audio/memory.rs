@@ -6,7 +6,6 @@ use super::{AudioError, Sink};
 use crate::units::Format;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// Takes sound and counts it.
 #[derive(Clone, Debug, Default)]
@@ -43,8 +42,8 @@ impl Sink for NullSink {
         false
     }
 
-    fn lead(&self) -> Duration {
-        Duration::MAX
+    fn takes_ahead(&self) -> bool {
+        true
     }
 
     fn flush(&mut self) -> Result<(), AudioError> {

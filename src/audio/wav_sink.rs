@@ -10,7 +10,6 @@ use crate::units::Format;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Octets of sound in one file: all that 32-bit lengths can say, less the header and a margin.
 const DATA_OCTETS_MAX: u64 = (1 << 32) - (1 << 16);
@@ -141,8 +140,8 @@ impl Sink for WavSink {
         false
     }
 
-    fn lead(&self) -> Duration {
-        Duration::MAX
+    fn takes_ahead(&self) -> bool {
+        true
     }
 
     fn flush(&mut self) -> Result<(), AudioError> {

@@ -105,6 +105,11 @@ impl Ahead {
         Some((&self.pcm[start..self.start], sound))
     }
 
+    /// While a filter fills, a frame may have no samples.
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// Samples of all channels.
     fn len(&self) -> usize {
         self.pcm.len() - self.start
@@ -189,7 +194,7 @@ impl Player<'_> {
     fn run(&mut self, events: &Receiver<Event>, supervision: &Supervision) -> Result<(), Error> {
         while !supervision.is_stopping() {
             self.drain(events)?;
-            let drained = self.buffer.is_drained() && self.ahead.len() == 0;
+            let drained = self.buffer.is_drained() && self.ahead.is_empty();
             if (self.ended && drained) || self.gone {
                 return Ok(());
             }
@@ -211,10 +216,11 @@ impl Player<'_> {
             return self.buffer.begins_at();
         }
         let Some((anchor, samples)) = self.clock else { return Some(Instant::now()) };
-        let heard = anchor + self.rate.duration(samples);
         // What is decoded will be played whatever happens; the rest is decided on when it is due.
-        let lead = if self.ahead.len() > 0 { self.sink.lead() } else { Duration::ZERO };
-        Some(heard.checked_sub(lead).unwrap_or(anchor))
+        if !self.ahead.is_empty() && self.sink.takes_ahead() {
+            return Some(anchor);
+        }
+        Some(anchor + self.rate.duration(samples))
     }
 
     fn drain(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
@@ -289,7 +295,7 @@ impl Player<'_> {
         for _ in 0..FAREWELL.as_nanos().div_ceil(frame.as_nanos()) {
             self.decode(&Play::Conceal);
         }
-        while self.ahead.len() > 0 {
+        while !self.ahead.is_empty() {
             self.write_frame()?;
         }
         Ok(())
@@ -303,7 +309,7 @@ impl Player<'_> {
                 self.clock = Some((now, 0));
             }
         }
-        if self.ahead.len() == 0 {
+        if self.ahead.is_empty() {
             self.pull(now)?;
         }
         let Some(chain) = &self.chain else { return Ok(()) };
