@@ -607,12 +607,7 @@ impl Fetcher {
         let asked = &mut self.tasks[task].asked[asked_index];
         let server = &mut self.servers[index];
         let id = message_id(random);
-        let mut framed = vec![0, 0];
-        let transport = asked.lookup.poll_transmit(now, id, &mut framed)?;
-        let length = (framed.len() - 2) as u16;
-        framed[..2].copy_from_slice(&length.to_be_bytes());
-        self.stats.queries += 1;
-        self.stats.octets_out += u64::from(length);
+        let (transport, framed) = attempt(&mut asked.lookup, now, id, &mut self.stats)?;
         if asked.lookup.tried() > 1 {
             self.stats.retries += 1;
             server.upstream.handle_repetition();
@@ -789,6 +784,10 @@ impl Fetcher {
     fn finish(&mut self, now: Instant, task: usize, server: usize, outcome: Outcome) {
         let done = self.tasks.swap_remove(task);
         self.follower.handle_path(self.path(server));
+        if done.ask == Ask::Config && is_denied(&outcome) {
+            // A server of the base layer has nothing to be asked again for.
+            self.soundings.leave_out();
+        }
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
         let upstream = &mut self.servers[server].upstream;
         if upstream.rtt().is_some_and(|rtt| rtt < NEAR) {
@@ -833,6 +832,28 @@ impl Server {
     }
 }
 
+/// Whether the answer is that there is nothing.
+fn is_denied(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Answered { answer, .. } if answer.texts.is_empty()
+        && matches!(answer.rcode, Rcode::NOERROR | Rcode::NXDOMAIN))
+}
+
+/// The next attempt of a lookup with its length prefix, counted.
+fn attempt(
+    lookup: &mut Lookup,
+    now: Instant,
+    id: u16,
+    stats: &mut FetchStats,
+) -> Option<(Transport, Vec<u8>)> {
+    let mut framed = vec![0, 0];
+    let transport = lookup.poll_transmit(now, id, &mut framed)?;
+    let length = (framed.len() - 2) as u16;
+    framed[..2].copy_from_slice(&length.to_be_bytes());
+    stats.queries += 1;
+    stats.octets_out += u64::from(length);
+    Some((transport, framed))
+}
+
 /// A message id. Not one that begins with white space: there are servers that strip it off.
 fn message_id(random: &mut dyn FnMut() -> u64) -> u16 {
     loop {
@@ -866,6 +887,68 @@ mod tests {
             assert!(nonce.len() == 12 && nonce.bytes().all(|c| c.is_ascii_alphanumeric()));
         }
         assert_ne!(nonce(1), nonce(2));
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Questions for `config` over UDP in the first seconds on a path where each question is denied
+    /// after `round_trip`, or only `now` is and the others go unanswered.
+    fn asked_for_config(round_trip: Duration, config_is_denied: bool) -> usize {
+        let mut now = Instant::now();
+        let end = now + 2_000 * MS;
+        let fallback = crate::follow::StreamParameters {
+            codec: crate::codec::CodecKind::default(),
+            format: crate::codec::CodecKind::default().format_default(),
+            frame_samples: None,
+            ascii: crate::ascii::AsciiKind::default(),
+            title: String::new(),
+        };
+        let follower = Follower::new(fallback, None, 1, now);
+        let root = "music.example.com".parse().unwrap();
+        let mut fetcher = Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]]);
+        let (mut number, mut asked, mut coming) = (0u64, 0, Vec::new());
+        while now < end {
+            let mut random = || {
+                number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                number
+            };
+            while let Some(transmit) = fetcher.poll_transmit(now, &mut random) {
+                let Route::Datagram { lookup } = transmit.route else { continue };
+                let config = transmit.message()[13..].starts_with(b"config");
+                asked += usize::from(config);
+                if !config || config_is_denied {
+                    coming.push((now + round_trip, lookup, denial(transmit.message())));
+                }
+            }
+            coming.sort_by_key(|(at, ..)| *at);
+            let next = fetcher.poll_timeout().into_iter().chain(coming.first().map(|(at, ..)| *at));
+            now = next.min().unwrap_or(end).max(now + MS);
+            while coming.first().is_some_and(|(at, ..)| *at <= now) {
+                let (_, lookup, message) = coming.remove(0);
+                fetcher.handle_datagram(now, lookup, &message);
+            }
+            fetcher.handle_timeout(now);
+            while fetcher.poll_event().is_some() {}
+        }
+        asked
+    }
+
+    /// NXDOMAIN for the question of a query.
+    fn denial(query: &[u8]) -> Vec<u8> {
+        let name = 12 + query[12..].iter().position(|&octet| octet == 0).unwrap() + 1;
+        let mut answer = query[..name + 4].to_vec();
+        answer[2..12].copy_from_slice(&[0x84, 3, 0, 1, 0, 0, 0, 0, 0, 0]);
+        answer
+    }
+
+    #[test]
+    fn a_far_way_is_sounded_a_near_one_and_one_without_config_are_not() {
+        let near = asked_for_config(5 * MS, false);
+        assert!(near < 12, "{near} questions, with the usual repetitions");
+        let far = asked_for_config(120 * MS, false);
+        assert!(far >= near + 24, "{far} questions, {near} near");
+        let base_layer = asked_for_config(45 * MS, true);
+        assert!(base_layer < 12, "{base_layer} questions of a server that has no config");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! live edge to play, and to go back later takes minutes. So `config` is asked for two dozen times
 //! more, which any cache answers. Nothing is made of the answers but that they came.
 
-use super::{Fetcher, NEAR, Route, Transmit, message_id};
+use super::{Fetcher, NEAR, Route, Transmit, attempt, message_id};
 use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};
 use std::time::{Duration, Instant};
 
@@ -73,12 +73,7 @@ impl Fetcher {
         let policy = RetryPolicy { retries: 0, ..self.policy };
         let pace = Pace { first: WAIT, then: WAIT, last: WAIT };
         let mut lookup = Lookup::new(query, Transport::Udp, policy, [pace; 2], now);
-        let mut framed = vec![0, 0];
-        lookup.poll_transmit(now, message_id(random), &mut framed)?;
-        let length = (framed.len() - 2) as u16;
-        framed[..2].copy_from_slice(&length.to_be_bytes());
-        self.stats.queries += 1;
-        self.stats.octets_out += u64::from(length);
+        let (_, framed) = attempt(&mut lookup, now, message_id(random), &mut self.stats)?;
         let key = self.next_key;
         self.next_key += 1;
         self.soundings.left -= 1;
