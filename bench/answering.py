@@ -176,6 +176,13 @@ zone:
     return server
 
 
+def prepare(*what: str) -> None:
+    """Sees that dnsperf is there, and builds what is measured."""
+    if find("dnsperf") is None:
+        sys.exit("dnsperf is not installed (Debian package dnsperf)")
+    subprocess.run(["cargo", "build", "-q", "--release", "--locked", *what], cwd=HERE, check=True)
+
+
 def measure(server: Server, data: Path, options: list[str], seconds: float) -> tuple[float, float]:
     """CPU microseconds a query, and queries a second."""
     before = server.cpu()
@@ -197,10 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
-    if find("dnsperf") is None:
-        sys.exit("dnsperf is not installed (Debian package dnsperf)")
-    subprocess.run(["cargo", "build", "-q", "--release", "--example", "fixed_zone"], cwd=HERE,
-                   check=True)
+    prepare("--example", "fixed_zone")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "sequence").write_text(f"sequence.{ROOT} TXT\n")

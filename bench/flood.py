@@ -31,7 +31,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from answering import FIRST, HERE, ROOT, Server, find, free_port, start_aodns, start_knot, start_nsd
+from answering import (FIRST, HERE, ROOT, Server, free_port, prepare, start_aodns, start_knot,
+                       start_nsd)
 
 IDLE = 500
 SLOW = 200
@@ -252,10 +253,7 @@ def main() -> None:
         port, name, rate = arguments.flood
         flood(int(port), name, float(rate))
         return
-    if find("dnsperf") is None:
-        sys.exit("dnsperf is not installed (Debian package dnsperf)")
-    subprocess.run(["cargo", "build", "-q", "--release", "--bin", "aodns", "--example", "fixed_zone"],
-                   cwd=HERE, check=True)
+    prepare("--bin", "aodns", "--example", "fixed_zone")
     others: list[Server] = []
     lines = ["| asked over UDP | flooded | p50, us | p99, us | p99 to quiet | p99.9, us | lost "
              "| resets, a second |", "|---|---|---|---|---|---|---|---|"]
