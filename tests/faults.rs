@@ -436,8 +436,7 @@ fn a_restarted_server_of_the_base_layer_whose_numbers_go_back() {
     let faults = Faults { base_layer: true, ..NEAR };
     let name = "base layer restarted, numbers go back";
     let (seen, back) = restart(name, faults, far_ahead(&directory), any_port());
-    // A list every 4 s, and a segment to begin with.
-    seen.demand_return(back, BACK_MAX + SECOND);
+    seen.demand_return(back, BACK_MAX);
 }
 
 fn restarted_resolver(kind: ResolverKind) {

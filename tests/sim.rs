@@ -537,18 +537,21 @@ fn a_base_layer_server_that_begins_again_from_0_is_noticed_within_5_s() {
     let at = |seconds| Duration::from_secs(seconds);
     let kind = Kind { base_layer: true, ..Kind::DEFAULT };
     let first = run(kind, Duration::ZERO, at(300));
-    let second = run(Kind { seed: 2, ..kind }, at(302), at(600));
-    let setting = Setting::new(vec![HopKind::direct(Path::new(20, 0))], at(590), 12);
-    let outcome = listen(setting, &[first, second]);
-    let heard = outcome.heard_run(1).expect("the second run is heard");
-    println!("heard {:?} after the start", heard - at(302));
-    // A list every 4 s, and a segment to begin with.
-    assert!(heard < at(302) + 6 * SECOND, "{heard:?}");
-    assert_eq!(
-        silence_after(&outcome, at(320)).0,
-        Duration::ZERO,
-        "{:?} {:?}",
-        outcome.silences,
-        outcome.causes
-    );
+    // At any time between two lists, which come every 4 s.
+    for shift in 0..9 {
+        let back = at(302) + shift * SECOND / 2;
+        let second = run(Kind { seed: 2, ..kind }, back, at(600));
+        let setting = Setting::new(vec![HopKind::direct(Path::new(20, 0))], at(590), 12);
+        let outcome = listen(setting, &[Arc::clone(&first), second]);
+        let heard = outcome.heard_run(1).expect("the second run is heard");
+        let (more, _) = silence_after(&outcome, heard);
+        println!("heard {:?} after the start, then silent for {more:?}", heard - back);
+        assert!(heard < back + 5 * SECOND, "{heard:?}");
+        // What came before the second list is too little for its interval by a moment, and more than
+        // two such moments there are not.
+        assert!(more < SECOND / 4, "{:?} {:?}", outcome.silences, outcome.causes);
+        let settled = if shift == 0 { 18 } else { 26 };
+        let (more, _) = silence_after(&outcome, back + settled * SECOND);
+        assert_eq!(more, Duration::ZERO, "{:?} {:?}", outcome.silences, outcome.causes);
+    }
 }

@@ -17,8 +17,9 @@ const TTL_ROUNDING: Duration = Duration::from_secs(1);
 /// How much older than its TTL a list may be, through chains of caches, before numbers that went
 /// back can only mean another run of the server.
 const LIST_STALE_MAX: Duration = Duration::from_secs(15);
-/// After a restart sound comes back soon, even if the next list may come too late for what is there.
-const RESTART_WAIT: Duration = Duration::from_secs(1);
+/// A run that began anew is heard when it is this old, even if the next list may come too late for
+/// what is there by then: 5 s after a restart there is to be sound.
+const RESTART_AGE: Duration = Duration::from_millis(4850);
 /// Numbers that went back and stay there this long are those of another run (C12).
 const BACK_MAX: Duration = Duration::from_secs(60);
 
@@ -151,7 +152,9 @@ impl Follower {
         };
         self.wants.clear();
         self.cursor = oldest;
-        self.start_list(now, newest, segment, RESTART_WAIT);
+        // What the list names was published one after the other, and the next is under way.
+        let age = segment * (newest - oldest + 2).min(1 << 20) as u32;
+        self.start_list(now, newest, segment, RESTART_AGE.saturating_sub(age));
         // A restarted server may be one that has `config` now.
         self.polls[CONFIG].plan(now);
     }
