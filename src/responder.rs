@@ -333,7 +333,7 @@ impl Responder {
         let listening = listen(&settings.listen, udp_threads)?;
         let mut key = [0; 16];
         getrandom::fill(&mut key).map_err(|cause| ResponderError::Start(cause.into()))?;
-        let engine = tcp::Engine::new(listening.tcp).map_err(ResponderError::Start)?;
+        let engine = tcp::Engine::new(listening.tcp, &settings).map_err(ResponderError::Start)?;
         let mailbox = engine.mailbox();
         let shared = Arc::new(Shared {
             zone,

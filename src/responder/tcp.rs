@@ -9,7 +9,7 @@
 mod connection;
 
 use super::hold::{Held, Insertion, Origin};
-use super::{Shared, View};
+use super::{ResponderSettings, Shared, View};
 use crate::pipeline::moment;
 use crate::units::Moment;
 use crate::wire::HEADER_OCTETS;
@@ -44,6 +44,11 @@ const LINGER_OCTETS_MAX: usize = 128 * 1024;
 const TICK: Duration = Duration::from_millis(100);
 /// Empty buffers that are kept for the next connection in need of one.
 const SPARES_MAX: usize = 64;
+/// How many of them there are from the start.
+const SPARES_FIRST: usize = 4;
+/// Least capacity of such a buffer, in octets: a query that arrives in pieces fits as it is, whatever
+/// the buffer held before.
+const SPARE_OCTETS: usize = 512;
 
 /// Token of the waker; connections and listeners have their slots as tokens, from below and above.
 const WAKER: Token = Token(usize::MAX);
@@ -95,7 +100,13 @@ pub struct Engine {
 
 impl Engine {
     /// Watches `listeners`.
-    pub fn new(listeners: Vec<std::net::TcpListener>) -> io::Result<Engine> {
+    ///
+    /// # Errors
+    /// When the system has no poll for them.
+    pub fn new(
+        listeners: Vec<std::net::TcpListener>,
+        settings: &ResponderSettings,
+    ) -> io::Result<Engine> {
         let poll = Poll::new()?;
         let mut watched = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -105,7 +116,8 @@ impl Engine {
             watched.push(listener);
         }
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let mailbox = Arc::new(Mailbox { waker, due: Mutex::new(Vec::new()) });
+        let due = Vec::with_capacity(settings.hold_slots);
+        let mailbox = Arc::new(Mailbox { waker, due: Mutex::new(due) });
         Ok(Engine { poll, listeners: watched, mailbox })
     }
 
@@ -117,23 +129,27 @@ impl Engine {
     /// Body of the thread `tcp`.
     pub fn serve(mut self, shared: &Shared) {
         let mut events = Events::with_capacity(256);
+        // Room for as many as may be open: nothing is allocated for them while serving.
+        let most = shared.settings.tcp.connections.min(1 << 16);
+        let mut spares = Vec::with_capacity(SPARES_MAX);
+        spares.extend((0..SPARES_FIRST).map(|_| Vec::with_capacity(SPARE_OCTETS)));
         let mut server = Server {
             shared,
             view: View::new(&shared.publication),
             now: moment(),
-            connections: Vec::new(),
-            free: Vec::new(),
+            connections: Vec::with_capacity(most),
+            free: Vec::with_capacity(most),
             open: 0,
             serial: 0,
-            again: Vec::new(),
-            spares: Vec::new(),
+            again: Vec::with_capacity(most),
+            spares,
             read: vec![0; READ_OCTETS].into(),
             answers: Vec::with_capacity(2 * OUTGOING_OCTETS_MAX),
             answer: Vec::with_capacity(4096),
         };
         let mut ticked = Instant::now();
-        let mut due = Vec::new();
-        let mut turn = Vec::new();
+        let mut due = Vec::with_capacity(shared.settings.hold_slots);
+        let mut turn = Vec::with_capacity(most);
         let mut accepted = Accepted::All;
         while !shared.is_stopping() {
             let timeout = match accepted {
@@ -330,6 +346,13 @@ impl Server<'_> {
         }
     }
 
+    /// An empty buffer.
+    fn spare(&mut self) -> Vec<u8> {
+        let mut buffer = self.spares.pop().unwrap_or_default();
+        buffer.reserve(SPARE_OCTETS);
+        buffer
+    }
+
     fn enforce_deadlines(&mut self) {
         let limits = self.shared.settings.tcp;
         let crowded = self.open * 5 > limits.connections * 4;
@@ -441,7 +464,7 @@ impl Server<'_> {
                     return Some(Fate::Closes);
                 }
                 if taken < length && !connection.closing {
-                    let mut buffer = self.spares.pop().unwrap_or_default();
+                    let mut buffer = self.spare();
                     buffer.extend_from_slice(&read[taken..length]);
                     connection.incoming = buffer;
                     // While answers wait for the client, only that counts.
@@ -675,7 +698,7 @@ impl Server<'_> {
         if written < self.answers.len() {
             let first = connection.outgoing.is_empty();
             if first {
-                connection.outgoing = self.spares.pop().unwrap_or_default();
+                connection.outgoing = self.spare();
             }
             connection.outgoing.extend_from_slice(&self.answers[written..]);
             if first {
