@@ -109,6 +109,8 @@ pub struct ClientStats {
     pub direct: bool,
     /// The sound.
     pub play: PlayStatus,
+    /// Sound fetched and not yet played.
+    pub level: Duration,
     /// Since the start.
     pub elapsed: Duration,
     /// From the start to the first sound.
@@ -226,6 +228,7 @@ impl Client {
             server: self.servers[fetched.server],
             first_sound: play.first_sound.map(|at| at.saturating_duration_since(self.started)),
             elapsed: self.started.elapsed(),
+            level: play.level(Instant::now()),
             play,
         }
     }

@@ -3,7 +3,7 @@
 #![cfg(feature = "opus")]
 #![allow(clippy::unwrap_used)] // a step that fails here is a test that fails
 
-use aodns::audio::{MemorySink, ToneSource};
+use aodns::audio::{MemorySink, NullSink, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
 use aodns::follow::Manner;
 use aodns::server::{Server, ServerConfig};
@@ -23,7 +23,7 @@ fn serve(address: SocketAddr) -> Server {
 }
 
 /// Waits until the listener does something; the limit only ends a test that has failed.
-fn until(client: &Client, what: &str, holds: impl Fn(&ClientStats) -> bool) -> ClientStats {
+fn until(client: &Client, what: &str, mut holds: impl FnMut(&ClientStats) -> bool) -> ClientStats {
     let limit = Instant::now() + Duration::from_secs(30);
     loop {
         let stats = client.stats();
@@ -61,6 +61,26 @@ fn a_stream_is_heard_and_a_restart_survived() {
     let causes: Vec<_> = stats.play.gaps.iter().map(|gap| gap.gap.cause.text()).collect();
     println!("gaps: {causes:?}");
     assert!(sink.to_vec().iter().any(|&sample| sample > 4_000), "a tone is heard");
+    client.stop().unwrap();
+    server.stop().unwrap();
+}
+
+#[test]
+fn sound_that_is_written_before_it_is_due_is_not_played_yet() {
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = serve(address);
+    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
+    let client = Client::start(config, Box::new(NullSink::new())).unwrap();
+    let (mut looks, mut falls, mut before) = (0, 0, Duration::ZERO);
+    until(&client, "3 s of sound", |stats| {
+        if stats.state == State::Playing {
+            looks += 1;
+            falls += u32::from(stats.level < before);
+        }
+        before = stats.level;
+        stats.play.written >= Duration::from_secs(3)
+    });
+    assert!(2 * falls > looks, "less was left at {falls} of {looks} looks only");
     client.stop().unwrap();
     server.stop().unwrap();
 }

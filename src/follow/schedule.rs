@@ -323,9 +323,14 @@ impl Follower {
         self.cursor = self.cursor.min(sequence);
         let play_at = captured + latency;
         self.events.push_back(Event::Start { sequence, play_at, fresh: start.fresh });
-        // What was lost so far of the newest segments is asked for again.
-        let again = |event: &Event| matches!(event, Event::Lost(n, _) if *n < start.next);
-        self.events.extend(start.fetched.into_iter().filter(|event| !again(event)));
+        // Segments before the first one are of no use, and those of the newest that were lost so far
+        // are asked for again.
+        let told = |event: &Event| match event {
+            Event::Segment { sequence: n, .. } => *n >= sequence,
+            Event::Lost(n, _) => *n >= start.next,
+            _ => true,
+        };
+        self.events.extend(start.fetched.into_iter().filter(told));
         missing.into_iter().for_each(|n| self.want(n, now, false));
         self.advance_cursor();
     }

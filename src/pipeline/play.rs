@@ -62,8 +62,10 @@ pub struct PlayStatus {
     pub last_sound: Option<Instant>,
     /// From capture to the sink's output, if the server tells enough to know.
     pub latency: Option<Duration>,
-    /// Sound fetched and not yet played.
-    pub level: Duration,
+    /// Sound fetched and not yet written. [`PlayStatus::level`] counts what is not yet played.
+    pub unwritten: Duration,
+    /// Of a sink without a clock: until when the sound that was written lasts.
+    pub lasts_until: Option<Instant>,
     /// When the first sound was written.
     pub first_sound: Option<Instant>,
     /// What was written, as time.
@@ -76,6 +78,15 @@ pub struct PlayStatus {
     pub gaps: VecDeque<GapReport>,
     /// Whether the server said that its source has ended.
     pub ended: bool,
+}
+
+impl PlayStatus {
+    /// Sound fetched and not yet played at `now`: to a sink without a clock it is written before it
+    /// is due.
+    pub fn level(&self, now: Instant) -> Duration {
+        let until = self.lasts_until.unwrap_or(now);
+        self.unwritten + until.saturating_duration_since(now)
+    }
 }
 
 /// Sound of the segment that is playing, decoded and not yet due.
@@ -278,6 +289,7 @@ impl Player<'_> {
                     self.buffer.handle_need(now, need, allowance);
                 }
                 self.status().trouble = None;
+                self.report();
             }
             Event::Lost(sequence, cause) => self.buffer.lose(sequence, cause),
             Event::Ended => self.ended = true,
@@ -374,6 +386,8 @@ impl Player<'_> {
         let ahead = self.rate.duration((self.ahead.len() / channels) as u64);
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
+        let end = |(anchor, samples)| anchor + self.rate.duration(samples);
+        let lasts_until = self.clock.map(end);
         let underruns = self.sink.underruns();
         let written = self.rate.duration(self.written_samples);
         let mut status = self.status();
@@ -386,7 +400,8 @@ impl Player<'_> {
         status.correction_ppm = correction_ppm;
         status.last_sound = self.last_sound;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
-        status.level = self.buffer.level() + ahead + queued;
+        status.unwritten = self.buffer.level() + ahead + queued;
+        status.lasts_until = lasts_until;
         status.first_sound = self.first_sound;
         status.written = written;
         status.ended = self.ended;
