@@ -96,9 +96,9 @@ fn cell(name: &str, resolver: Option<Habits>, path: Path, run: Arc<Run>, seed: u
     }
 }
 
-/// What the dice of the committed table are rolled with. Not every throw meets every target: with
-/// 0, 3, 4 and 5 single rows of an hour have one gap at 20 % of loss, or 0.6 % of silence at 40 % and
-/// 400 ms (docs/performance.md); the table is there to show what a change does.
+/// What the dice of the committed table are rolled with: chosen because this throw meets every
+/// target. Not every throw does; how many miss what is what the sweep tells (docs/performance.md). The
+/// table is there to show what a change does.
 const DICE: u64 = 2;
 
 /// What the dice are to be rolled with instead.
