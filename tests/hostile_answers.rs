@@ -24,6 +24,11 @@ struct Listener {
 
 impl Listener {
     fn new() -> Listener {
+        Listener::behind(None)
+    }
+
+    /// One that is to play so far behind.
+    fn behind(latency: Option<Duration>) -> Listener {
         let now = Instant::now();
         let fallback = StreamParameters {
             codec: CodecKind::Opus,
@@ -33,7 +38,7 @@ impl Listener {
             title: String::new(),
         };
         let root = "music.example.com".parse().expect("a valid name");
-        let follower = Follower::new(fallback, None, 1, now);
+        let follower = Follower::new(fallback, latency, 1, now);
         let fetcher = Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]]);
         let mut listener = Listener { fetcher, now, asked: Vec::new(), next_random: 0x4142 };
         listener.step(Duration::ZERO);
@@ -74,14 +79,18 @@ impl Listener {
 
     /// A listener that follows by schedule, with segment 102 just published.
     fn following() -> Listener {
-        let mut listener = Listener::new();
+        Listener::new().followed()
+    }
+
+    fn followed(mut self) -> Listener {
+        let listener = &mut self;
         let config = listener.question("config");
         listener.answer(&config, &texts(&config, &[CONFIG.as_bytes()]));
         let now = listener.question("now_");
         let edge = b"v=1;id=00000007;first=100;next=103;age=100;clock=1700000000000";
         listener.answer(&now, &texts(&now, &[edge]));
         assert_eq!(listener.fetcher.follower().manner(), Manner::Schedule);
-        listener
+        self
     }
 }
 
@@ -188,7 +197,8 @@ fn a_list_that_grows_when_decompressed_is_counted() {
 
 #[test]
 fn a_segment_of_65_kb_is_cut_down_and_counted() {
-    let mut listener = Listener::following();
+    // Far enough behind to play the oldest.
+    let mut listener = Listener::behind(Some(20_000 * MS)).followed();
     let question = listener.question("seq_102");
     let strings: Vec<Vec<u8>> =
         (0..220).map(|n| format!("{n:03}'''{}", "A".repeat(240)).into()).collect();
