@@ -82,14 +82,14 @@ impl Listener {
         Listener::new().followed()
     }
 
+    /// This listener, once it was told what the stream is and where it stands.
     fn followed(mut self) -> Listener {
-        let listener = &mut self;
-        let config = listener.question("config");
-        listener.answer(&config, &texts(&config, &[CONFIG.as_bytes()]));
-        let now = listener.question("now_");
+        let config = self.question("config");
+        self.answer(&config, &texts(&config, &[CONFIG.as_bytes()]));
+        let now = self.question("now_");
         let edge = b"v=1;id=00000007;first=100;next=103;age=100;clock=1700000000000";
-        listener.answer(&now, &texts(&now, &[edge]));
-        assert_eq!(listener.fetcher.follower().manner(), Manner::Schedule);
+        self.answer(&now, &texts(&now, &[edge]));
+        assert_eq!(self.fetcher.follower().manner(), Manner::Schedule);
         self
     }
 }

@@ -65,7 +65,7 @@ pub struct PlayStatus {
     /// Sound fetched and not yet written. [`PlayStatus::level`] counts what is not yet played.
     pub unwritten: Duration,
     /// Of a sink without a clock: until when the sound that was written lasts.
-    pub lasts_until: Option<Instant>,
+    pub written_until: Option<Instant>,
     /// When the first sound was written.
     pub first_sound: Option<Instant>,
     /// What was written, as time.
@@ -84,7 +84,7 @@ impl PlayStatus {
     /// Sound fetched and not yet played at `now`: to a sink without a clock it is written before it
     /// is due.
     pub fn level(&self, now: Instant) -> Duration {
-        let until = self.lasts_until.unwrap_or(now);
+        let until = self.written_until.unwrap_or(now);
         self.unwritten + until.saturating_duration_since(now)
     }
 }
@@ -226,12 +226,17 @@ impl Player<'_> {
         if !self.buffer.begun() {
             return self.buffer.begins_at();
         }
-        let Some((anchor, samples)) = self.clock else { return Some(Instant::now()) };
+        let Some((anchor, _)) = self.clock else { return Some(Instant::now()) };
         // What is decoded will be played whatever happens; the rest is decided on when it is due.
         if !self.ahead.is_empty() && self.sink.takes_ahead() {
             return Some(anchor);
         }
-        Some(anchor + self.rate.duration(samples))
+        self.written_until()
+    }
+
+    /// Of a sink without a clock: until when what was written lasts.
+    fn written_until(&self) -> Option<Instant> {
+        self.clock.map(|(anchor, samples)| anchor + self.rate.duration(samples))
     }
 
     fn drain(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
@@ -315,8 +320,8 @@ impl Player<'_> {
 
     fn write_frame(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        if let Some((anchor, samples)) = self.clock {
-            let behind = now.saturating_duration_since(anchor + self.rate.duration(samples));
+        if let Some(until) = self.written_until() {
+            let behind = now.saturating_duration_since(until);
             if behind > BEHIND_MAX || self.first_sound.is_none() {
                 self.clock = Some((now, 0));
             }
@@ -324,10 +329,9 @@ impl Player<'_> {
         if self.ahead.is_empty() {
             self.pull(now)?;
         }
+        let heard = self.written_until().unwrap_or(now);
         let Some(chain) = &self.chain else { return Ok(()) };
         let Some((pcm, sound)) = self.ahead.pop() else { return Ok(()) };
-        let heard =
-            self.clock.map_or(now, |(anchor, samples)| anchor + self.rate.duration(samples));
         self.sink.write(pcm)?;
         let samples = (pcm.len() / chain.output().channels.count()) as u64;
         self.written_samples += samples;
@@ -386,8 +390,7 @@ impl Player<'_> {
         let ahead = self.rate.duration((self.ahead.len() / channels) as u64);
         let gap = self.buffer.take_gap();
         let queued = self.sink.queued();
-        let end = |(anchor, samples)| anchor + self.rate.duration(samples);
-        let lasts_until = self.clock.map(end);
+        let written_until = self.written_until();
         let underruns = self.sink.underruns();
         let written = self.rate.duration(self.written_samples);
         let mut status = self.status();
@@ -401,7 +404,7 @@ impl Player<'_> {
         status.last_sound = self.last_sound;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
         status.unwritten = self.buffer.level() + ahead + queued;
-        status.lasts_until = lasts_until;
+        status.written_until = written_until;
         status.first_sound = self.first_sound;
         status.written = written;
         status.ended = self.ended;
