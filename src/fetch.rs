@@ -805,6 +805,7 @@ impl Fetcher {
             round_trip: upstream.rtt().unwrap_or_default(),
             allowance: upstream.retry_allowance(&self.policy),
             is_clogged: upstream.is_clogged(),
+            is_surely_clogged: upstream.is_surely_clogged(),
             is_unsure: self.soundings.is_open(),
         }
     }

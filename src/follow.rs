@@ -102,6 +102,8 @@ pub struct Path {
     pub allowance: Duration,
     /// Whether so much is lost that being close behind is not worth a try.
     pub is_clogged: bool,
+    /// Whether that is beyond doubt, so that playing may begin as far behind as that takes.
+    pub is_surely_clogged: bool,
     /// Whether it is about to become known better.
     pub is_unsure: bool,
 }

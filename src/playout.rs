@@ -12,7 +12,7 @@
 
 mod steer;
 
-pub use steer::{CORRECTION_PPM_MAX, Steering};
+pub use steer::Steering;
 
 use crate::follow::LossCause;
 use crate::units::Sequence;
@@ -468,7 +468,7 @@ impl JitterBuffer {
         if index == 0 {
             let segment_latency = segment.captured.map(|at| now.saturating_duration_since(at));
             self.latency = segment_latency;
-            let excess = segment_latency.and_then(|latency| self.steering.excess(now, latency));
+            let excess = segment_latency.and_then(|latency| self.steering.excess(latency));
             if excess.is_some_and(|excess| self.skip(now, sequence, excess)) {
                 return None;
             }

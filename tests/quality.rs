@@ -143,21 +143,22 @@ fn after_a_correction_it_is_exact_again() {
 
 #[test]
 fn a_tone_of_1_khz_keeps_60_db_while_drift_of_100_ppm_is_corrected() {
-    for ppm in [100.0, -100.0, 500.0, 5_000.0] {
+    for ppm in [100.0, -100.0, 500.0, 10_000.0] {
         let rate = SampleRate::HZ_16000;
         let mut resampler = Resampler::new(Channels::MONO, rate, rate);
-        let input = tone(1_000.0, 8_000.0, 20 * RATE);
+        let input = tone(1_000.0, 8_000.0, 24 * RATE);
         let mut heard = Vec::new();
         for piece in input.chunks(FRAME) {
             resampler.set_correction(ppm);
             resampler.process(piece, &mut heard);
         }
-        let settled = &heard[8 * RATE..18 * RATE];
+        // The largest is reached after 10 s.
+        let settled = &heard[11 * RATE..21 * RATE];
         let snr = snr_db(settled, 1_000.0 * (1.0 + ppm * 1e-6));
         println!("{ppm:+} ppm: {snr:.1} dB");
         assert!(snr > 60.0, "{ppm}: {snr}");
         // From the first sample to the last, the change of pace included.
-        assert!(bend_max(&heard) <= bend_max(&input) * 102 / 100 + 2, "{ppm}");
+        assert!(bend_max(&heard) <= bend_max(&input) * 103 / 100 + 2, "{ppm}");
     }
 }
 

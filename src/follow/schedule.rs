@@ -297,7 +297,7 @@ impl Follower {
         let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
             so_far + self.path.round_trip + self.path.allowance / 2
         }));
-        let most = match self.path.is_clogged {
+        let most = match self.path.is_surely_clogged {
             true => START_BEHIND_MAX,
             false => BEHIND_BOUNDED + START_BEYOND,
         };

@@ -3,8 +3,9 @@
 //! The *latency* is the time from capture to play. Its target follows what the segments that came
 //! so far needed: it is above the highest of them, which fades slowly, and above the usual one by
 //! as much as lost attempts may take. The latency is brought to the target by playing a little
-//! faster or slower, half a percent at most, which also makes up for the drift between the server's
-//! sample clock and that of the sound card. While nothing is to be corrected the rate is exact.
+//! faster or slower, half a percent at most and twice that in the first two minutes, which also makes
+//! up for the drift between the server's sample clock and that of the sound card. While nothing is to
+//! be corrected the rate is exact.
 //!
 //! Latencies jitter with the publish times that they are reckoned from, and where none are known,
 //! the buffer's level saws with each arrival; so both are filtered by rank before they steer.
@@ -13,7 +14,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The largest correction, in parts per million: 9 hundredths of a semitone.
-pub const CORRECTION_PPM_MAX: f64 = 5_000.0;
+const CORRECTION_PPM_MAX: f64 = 5_000.0;
+/// For this long after the start everything is corrected twice as fast: who began too far behind
+/// would stay there for minutes, and the pitch is nothing that a listener has got used to.
+const BRISK: Duration = Duration::from_secs(120);
+/// See [`BRISK`].
+const BRISK_FACTOR: f64 = 2.0;
 /// Correction for each second that the latency is off.
 const PPM_PER_SECOND: f64 = 10_000.0;
 /// And as much more for each second beyond [`NEAR`], so that a second does not take minutes.
@@ -41,12 +47,8 @@ const TARGET_FALL_MAX: f64 = 0.004;
 const SETTLING: Duration = Duration::from_secs(60);
 /// See [`SETTLING`]; in seconds.
 const PEAK_FADE_MIN: f64 = 10.0;
-/// What was needed at first is known after this time.
-const SETTLING_MIN: Duration = Duration::from_secs(10);
 /// Beyond its target by more than this, the latency is brought back by leaving something out.
 const EXCESS_MAX: Duration = Duration::from_secs(3);
-/// The same soon after the start: one who began too far behind would stay there for minutes.
-const EXCESS_MAX_SETTLING: Duration = Duration::from_millis(1500);
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
@@ -145,12 +147,15 @@ impl Steering {
         self.started.map_or(Duration::MAX, |started| now.saturating_duration_since(started))
     }
 
+    /// How much faster than later corrections are made.
+    fn briskness(&self, now: Instant) -> f64 {
+        if self.playing_for(now) < BRISK { BRISK_FACTOR } else { 1.0 }
+    }
+
     /// By how much `latency` is so far beyond the target that playing faster is not worth while.
-    pub fn excess(&self, now: Instant, latency: Duration) -> Option<Duration> {
-        let settling = (SETTLING_MIN..SETTLING).contains(&self.playing_for(now));
-        let most = if settling { EXCESS_MAX_SETTLING } else { EXCESS_MAX };
+    pub fn excess(&self, latency: Duration) -> Option<Duration> {
         let excess = latency.saturating_sub(self.target?);
-        (excess > most).then_some(excess)
+        (excess > EXCESS_MAX).then_some(excess)
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
@@ -177,7 +182,10 @@ impl Steering {
         });
         let fall = self.peak.map_or(0.0, |(_, at)| match self.playing_for(now) < SETTLING {
             true => TARGET_MAX.as_secs_f64(),
-            false => now.saturating_duration_since(at).as_secs_f64() * TARGET_FALL_MAX,
+            false => {
+                let passed = now.saturating_duration_since(at).as_secs_f64();
+                passed * TARGET_FALL_MAX * self.briskness(now)
+            }
         });
         let peak = faded.max(need.as_secs_f64()).min(TARGET_MAX.as_secs_f64());
         self.peak = Some((peak, now));
@@ -212,7 +220,7 @@ impl Steering {
         let mut sorted: Vec<f64> = self.latencies.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         let off = sorted[sorted.len() / 2] - target.as_secs_f64();
-        self.steer(off, TOLERANCE, CORRECTION_PPM_MAX);
+        self.steer(off, TOLERANCE, CORRECTION_PPM_MAX, self.briskness(now));
     }
 
     /// A segment begins to play whose capture time is not known, with this much sound buffered.
@@ -228,14 +236,15 @@ impl Steering {
         if full {
             let off = least - LEVEL_TARGET.as_secs_f64();
             match off > 0.0 {
-                true => self.steer(off, TOLERANCE_LEVEL_HIGH, LEVEL_CORRECTION_PPM_MAX),
-                false => self.steer(off, TOLERANCE_LEVEL, CORRECTION_PPM_MAX),
+                true => self.steer(off, TOLERANCE_LEVEL_HIGH, LEVEL_CORRECTION_PPM_MAX, 1.0),
+                false => self.steer(off, TOLERANCE_LEVEL, CORRECTION_PPM_MAX, 1.0),
             }
         }
     }
 
-    /// Chooses the correction for a latency that is off by `off` seconds, within `ppm_max`.
-    fn steer(&mut self, off: f64, tolerance: f64, ppm_max: f64) {
+    /// Chooses the correction for a latency that is off by `off` seconds, within `ppm_max`; both the
+    /// correction and its limit are `briskness` times what they are for a settled listener.
+    fn steer(&mut self, off: f64, tolerance: f64, ppm_max: f64, briskness: f64) {
         let within = if self.active { tolerance * TOLERANCE_ACTIVE / TOLERANCE } else { tolerance };
         self.active = off.abs() > within;
         let drift = match self.drift_ppm {
@@ -243,12 +252,13 @@ impl Steering {
             _ => 0.0,
         };
         let far = off.signum() * (off.abs() - NEAR.max(tolerance)).max(0.0);
-        let pull = off * PPM_PER_SECOND + far * PPM_PER_SECOND_FAR;
+        let pull = (off * PPM_PER_SECOND + far * PPM_PER_SECOND_FAR) * briskness;
         let pull = match (self.active, self.drift_active) {
             (true, _) => off.signum() * pull.abs().max(PPM_MIN),
             (false, true) => pull,
             (false, false) => 0.0,
         };
+        let ppm_max = ppm_max * briskness;
         self.correction_ppm = (drift + pull).clamp(-ppm_max, ppm_max);
     }
 
@@ -365,6 +375,9 @@ mod tests {
         (0..9).for_each(|_| steering.handle_need(now, 3000 * MS, 240 * MS));
         assert_eq!(steering.target(), Some(1500 * MS));
         steering.handle_latency(now, 1700 * MS);
-        assert!((steering.correction_ppm() - 2_000.0).abs() < 0.1);
+        assert!((steering.correction_ppm() - 4_000.0).abs() < 0.1, "soon after the start");
+        steering.handle_jump(now + BRISK);
+        steering.handle_latency(now + BRISK, 1700 * MS);
+        assert!((steering.correction_ppm() - 2_000.0).abs() < 0.1, "later");
     }
 }
