@@ -8,11 +8,14 @@
 
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/pulse.rs"]
+mod pulse;
 
 use aodns::audio::device::{DeviceSink, DeviceSource, default_input_works, default_output_works};
 use aodns::audio::{Sink, Source, WavSink};
 use aodns::units::{Channels, Format, SampleRate};
-use process::{Process, TempDir, find_program, skip};
+use process::{Process, TempDir};
+use pulse::{PATIENCE, Pulse, make_home, set_home, spawn, until};
 use std::f64::consts::TAU;
 use std::fmt::Write as _;
 use std::fs;
@@ -21,143 +24,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Patience with a slow machine; nothing is expected to take this long.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Seven periods in 10 ms, at every rate in use.
 const TONE_HZ: u32 = 700;
 const AMPLITUDE: f64 = 10_000.0;
 
 const MONO_16000: Format = Format { rate: SampleRate::HZ_16000, channels: Channels::MONO };
 const MONO_48000: Format = Format { rate: SampleRate::HZ_48000, channels: Channels::MONO };
-
-/// A PulseAudio of its own with the null sinks `src` and `dst`.
-struct Pulse {
-    directory: TempDir,
-    server: Option<Process>,
-}
-
-impl Pulse {
-    /// Starts it; `None` when it is not installed.
-    fn start(test: &str) -> Option<Pulse> {
-        for (program, package) in [
-            ("pulseaudio", "pulseaudio"),
-            ("pactl", "pulseaudio-utils"),
-            ("parec", "pulseaudio-utils"),
-            ("paplay", "pulseaudio-utils"),
-        ] {
-            if find_program(program).is_none() {
-                skip(test, package);
-                return None;
-            }
-        }
-        let plugin = "alsa-lib/libasound_module_pcm_pulse.so";
-        let roots = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
-        let subdirectories = roots.iter().filter_map(|root| fs::read_dir(root).ok()).flatten();
-        let mut places = subdirectories.flatten().map(|entry| entry.path()).chain(roots.clone());
-        if !places.any(|place| place.join(plugin).is_file()) {
-            skip(test, "libasound2-plugins");
-            return None;
-        }
-        let directory = TempDir::new("device").expect("a directory");
-        let asoundrc = "pcm.!default {type pulse}\nctl.!default {type pulse}\n\
-                        pcm.second {type pulse device src hint {show on description \"Second\"}}\n";
-        make_home(directory.path(), asoundrc);
-        let mut pulse = Pulse { directory, server: None };
-        pulse.restart();
-        Some(pulse)
-    }
-
-    /// Starts the server, again if it ran before.
-    fn restart(&mut self) {
-        self.stop();
-        let mut command = self.command("pulseaudio");
-        command.args(["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]);
-        command.args(["--disallow-exit", "-L", "module-native-protocol-unix"]);
-        for sink in ["src", "dst"] {
-            command.arg("-L");
-            command.arg(format!(
-                "module-null-sink sink_name={sink} rate=48000 channels=2 format=float32le"
-            ));
-        }
-        self.server = Some(self.spawn(&mut command, "pulseaudio"));
-        let deadline = Instant::now() + PATIENCE;
-        while !self.pactl(&["set-default-sink", "dst"]) {
-            assert!(Instant::now() < deadline, "pulseaudio does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        assert!(self.pactl(&["set-default-source", "src.monitor"]));
-    }
-
-    fn stop(&mut self) {
-        self.server = None;
-        let socket = self.directory.path().join("run/pulse/native");
-        if socket.exists() {
-            fs::remove_file(socket).expect("the socket of a server that is gone");
-        }
-    }
-
-    fn pactl(&self, arguments: &[&str]) -> bool {
-        let output = self.command("pactl").args(arguments).output().expect("pactl runs");
-        output.status.success()
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(find_program(program).expect("it was found before"));
-        set_home(&mut command, self.directory.path());
-        command
-    }
-
-    fn spawn(&self, command: &mut Command, label: &str) -> Process {
-        spawn(command, &self.directory.path().join(label))
-    }
-
-    fn child(&self, role: &str) -> Child {
-        Child::start(self.directory.path(), role)
-    }
-
-    /// Records a sink; what comes is in the process's standard output.
-    fn record(&self, sink: &str, label: &str) -> Process {
-        let mut command = self.command("parec");
-        command.arg("-d").arg(format!("{sink}.monitor"));
-        command.args(["--rate=48000", "--channels=1", "--format=s16le", "--raw"]);
-        command.arg("--latency-msec=50");
-        let parec = self.spawn(&mut command, label);
-        until("parec records", || !parec.stdout().is_empty());
-        parec
-    }
-}
-
-fn make_home(directory: &Path, asoundrc: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    for name in ["home", "run", "run/pulse"] {
-        let path = directory.join(name);
-        fs::create_dir(&path).expect("a directory");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("it is ours");
-    }
-    fs::write(directory.join("home/.asoundrc"), asoundrc).expect("it is ours");
-}
-
-fn set_home(command: &mut Command, directory: &Path) {
-    for name in ["PULSE_SERVER", "PULSE_LATENCY_MSEC", "XDG_CONFIG_HOME", "ALSA_CONFIG_PATH"] {
-        command.env_remove(name);
-    }
-    command.env("HOME", directory.join("home"));
-    command.env("XDG_RUNTIME_DIR", directory.join("run"));
-    command.env("PULSE_RUNTIME_PATH", directory.join("run/pulse"));
-}
-
-fn spawn(command: &mut Command, directory: &Path) -> Process {
-    fs::create_dir_all(directory).expect("a directory");
-    Process::spawn(command, directory).expect("a process")
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "it never happened: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 /// This test binary again, as the test `child`, in another environment.
 struct Child {
@@ -484,7 +356,7 @@ fn a_tone_measures_what_it_is() {
 fn plays(test: &str, role: &str, sink: &str) {
     let Some(pulse) = Pulse::start(test) else { return };
     let parec = pulse.record(sink, "parec");
-    let mut child = pulse.child(role);
+    let mut child = Child::start(pulse.directory.path(), role);
     child.wait();
     let tone = Tone::measure(&pcm_of(&parec.stdout()), 48_000);
     eprintln!(
@@ -528,7 +400,7 @@ fn a_device_records_what_is_played_to_it() {
     sink.write(&sound).expect("it is written");
     drop(sink);
 
-    let mut child = pulse.child("record");
+    let mut child = Child::start(pulse.directory.path(), "record");
     until("the child records", || child.report("recorded_ms").is_some());
     let mut command = pulse.command("paplay");
     command.args(["-d", "src"]).arg(&wav);
@@ -549,7 +421,7 @@ fn a_device_records_what_is_played_to_it() {
 fn the_delay_from_output_to_input_is_known() {
     let Some(pulse) = Pulse::start("the_delay_from_output_to_input_is_known") else { return };
     assert!(pulse.pactl(&["set-default-source", "dst.monitor"]));
-    let mut child = pulse.child("loop");
+    let mut child = Child::start(pulse.directory.path(), "loop");
     child.wait();
     let (delay, queued) = (child.number("delay_ms"), child.number("queued_ms"));
     eprintln!(
@@ -564,7 +436,7 @@ fn the_delay_from_output_to_input_is_known() {
 fn a_lost_device_is_taken_up_again_and_given_up_in_the_end() {
     let test = "a_lost_device_is_taken_up_again_and_given_up_in_the_end";
     let Some(mut pulse) = Pulse::start(test) else { return };
-    let mut child = pulse.child("lose");
+    let mut child = Child::start(pulse.directory.path(), "lose");
     let count = |name| child.report(name).map_or(0.0, |_| child.number(name));
     until("the child plays and records", || count("written") > 20.0 && count("read") > 20.0);
     pulse.restart();
