@@ -5,12 +5,13 @@
 and connections that are reset, 10,000 or as many as the time allows, while dnsperf asks over UDP at
 a fixed rate. Told are the times of all answers, and what the server holds before, at most, after.
 
-The client that floods takes its share of the same cores. How much of the difference is that is told
-by the controls: aodns is asked while another server is flooded, and Knot DNS and NSD are flooded
-and asked as well.
+The client that floods takes its share of the same cores, which one on another machine would not; so it
+runs with the lowest priority, unless --nice says otherwise. How much of the difference it still makes is
+told by the controls: aodns is asked while another server is flooded, and Knot DNS and NSD are
+flooded and asked as well.
 
 Usage: bench/flood.py [--seconds 10] [--rate 2000] [--resets 1000] [--rounds 2] [--alone]
-                      [--markdown FILE]
+                      [--nice 19] [--markdown FILE]
 --resets is a second; 0 for as many as one client can make. --alone leaves the controls out.
 Needs: cargo, and Debian's packages dnsperf, knot, nsd; a control that is missing is left out, loudly.
 """
@@ -202,7 +203,8 @@ def ask_flooded(server: Server, flooded: Server, name: str, directory: Path,
     """Times answers of `server` while `flooded` is flooded, and waits until the latter is rid of it."""
     before = held(flooded).descriptors
     client = subprocess.Popen(
-        [sys.executable, __file__, "--flood", str(flooded.port), name, str(arguments.resets)],
+        ["nice", "-n", str(arguments.nice), sys.executable, __file__,
+         "--flood", str(flooded.port), name, str(arguments.resets)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ready = client.stdout.readline()
     if not ready.startswith("ready"):
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--resets", type=float, default=1000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--nice", type=int, default=19)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

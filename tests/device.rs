@@ -358,6 +358,9 @@ fn plays(test: &str, role: &str, sink: &str) {
     let parec = pulse.record(sink, "parec");
     let mut child = Child::start(pulse.directory.path(), role);
     child.wait();
+    // What records may lag behind on a busy machine: a second more of silence, and the tone is in.
+    let octets = parec.stdout().len() + 2 * 48_000;
+    until("the end is recorded", || parec.stdout().len() > octets);
     let tone = Tone::measure(&pcm_of(&parec.stdout()), 48_000);
     eprintln!(
         "{role}: opened in {} ms, 3500 ms written in {} ms, queued {} ms (at most {} ms), \
