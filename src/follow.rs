@@ -66,6 +66,14 @@ pub struct StreamParameters {
     pub title: String,
 }
 
+impl StreamParameters {
+    /// Whether nothing but the title differs.
+    pub fn sounds_like(&self, other: &StreamParameters) -> bool {
+        StreamParameters { title: String::new(), ..self.clone() }
+            == StreamParameters { title: String::new(), ..other.clone() }
+    }
+}
+
 /// A question to be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ask {
@@ -237,12 +245,25 @@ struct Want {
     in_flight: bool,
     /// Whether it is asked for when it is due: not in haste, and not late.
     timely: bool,
+    /// When the newest question was sent that was answered with nothing.
+    denied: Option<Instant>,
 }
 
 impl Want {
     fn new(not_before: Instant, timely: bool) -> Want {
-        Want { not_before, tries: 0, in_flight: false, timely }
+        Want { not_before, tries: 0, in_flight: false, timely, denied: None }
     }
+}
+
+/// How a segment was asked for that is here now.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// When the question was sent that brought it.
+    sent: Instant,
+    /// See [`Want`].
+    timely: bool,
+    /// When it was not there yet, if it was missed.
+    missed: Option<Instant>,
 }
 
 /// One of the three records that are asked for by themselves.
@@ -546,7 +567,7 @@ impl Follower {
         self.config = Some(config);
         match self.mode {
             Mode::Joining => {}
-            Mode::Schedule(_) => self.tell_stream(),
+            Mode::Schedule(_) => self.change_stream(now),
             // The edge decides whether to change over to the schedule.
             Mode::List(_) => self.polls[NOW].plan(now),
         }
@@ -573,8 +594,8 @@ impl Follower {
         }
     }
 
-    /// Tells what the stream is made of, if that is new.
-    fn tell_stream(&mut self) {
+    /// Tells what the stream is made of, if that is new; returns whether more than the title is.
+    fn tell_stream(&mut self) -> bool {
         let parameters = match &self.config {
             Some(config) => StreamParameters {
                 codec: config.codec.parse().unwrap_or(self.fallback.codec),
@@ -585,10 +606,12 @@ impl Follower {
             },
             None => self.fallback.clone(),
         };
+        let alike = self.stream.as_ref().is_some_and(|stream| stream.sounds_like(&parameters));
         if self.stream.as_ref() != Some(&parameters) {
             self.stream = Some(parameters.clone());
             self.events.push_back(Event::Stream(parameters));
         }
+        !alike
     }
 
     // ---- segments -----------------------------------------------------------------------------
@@ -601,9 +624,9 @@ impl Follower {
         answer: &Answer,
     ) -> Use {
         let Some(want) = self.wants.get(&sequence) else { return Use::Useful };
-        let timely = want.timely;
+        let (timely, denied) = (want.timely, want.denied);
         if answer.texts.is_empty() {
-            self.handle_miss(now, sequence, answer);
+            self.handle_miss(now, sent, sequence, answer);
             return Use::Useful;
         }
         let ascii = self.stream.as_ref().unwrap_or(&self.fallback).ascii;
@@ -618,7 +641,8 @@ impl Follower {
         self.wants.remove(&sequence);
         self.stats.segments += 1;
         let packets = segment.packets.len();
-        let (captured, need) = self.learn_schedule(now, sent, sequence, packets, timely);
+        let asked = Asked { sent, timely, missed: denied };
+        let (captured, need) = self.learn_schedule(now, sequence, packets, asked);
         self.learn_list(now, sequence, packets);
         self.advance_cursor();
         let allowance = self.path.allowance;

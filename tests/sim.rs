@@ -416,6 +416,89 @@ fn a_restarted_server_is_heard_within_5_s() {
 }
 
 #[test]
+fn a_restarted_server_with_another_stream_is_heard_once_its_config_is() {
+    let at = |seconds| Duration::from_secs(seconds);
+    let first = run(Kind::DEFAULT, Duration::ZERO, at(300));
+    for (name, hop) in paths() {
+        let kind = Kind { seed: 2, frame_ms: 40, frames: 15, ..Kind::DEFAULT };
+        let second = run(kind, at(301), at(500));
+        let outcome = listen(Setting::new(vec![hop], at(490), 5), &[Arc::clone(&first), second]);
+        let (_, end) = silence_after(&outcome, at(300));
+        println!("{name}: sound {:?} after the start", end - at(301));
+        // A cache may keep the old `config` for a minute.
+        let most = if name == "direct" { 5 * SECOND } else { 65 * SECOND };
+        assert!(end < at(301) + most, "{name}: {end:?} {:?}", outcome.silences);
+        assert_eq!(outcome.disorder, 0, "{name}");
+        assert!(outcome.heard[&1] < at(370), "{name}: {:?}", outcome.heard);
+    }
+}
+
+#[test]
+fn a_server_without_the_extension_layer_takes_over_and_is_heard() {
+    let at = |seconds| Duration::from_secs(seconds);
+    let first = run(Kind::DEFAULT, Duration::ZERO, at(300));
+    let second = run(Kind { seed: 2, base_layer: true, ..Kind::DEFAULT }, at(301), at(500));
+    for (name, hop) in paths() {
+        let runs = [Arc::clone(&first), Arc::clone(&second)];
+        let outcome = listen(Setting::new(vec![hop], at(490), 5), &runs);
+        let (_, end) = silence_after(&outcome, at(300));
+        println!("{name}: sound {:?} after the start", end - at(301));
+        assert!(end < at(301) + 60 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
+        assert!(outcome.heard.contains_key(&1), "{name}: {:?}", outcome.heard);
+    }
+}
+
+#[test]
+fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
+    let at = |seconds| Duration::from_secs(seconds);
+    for (pause, (name, hop)) in
+        [5, 120].into_iter().flat_map(|pause| paths().map(|path| (pause, path)))
+    {
+        let kind = Kind { pause: (100, 100 + pause), ..Kind::DEFAULT };
+        let run = run(kind, Duration::ZERO, at(800));
+        let calm = listen(Setting::new(vec![hop], at(100), 5), &[hour()]).queries;
+        let still = listen(Setting::new(vec![hop], at(100 + pause), 5), &[Arc::clone(&run)]);
+        let asked = still.queries - calm;
+        let outcome = listen(Setting::new(vec![hop], at(790), 5), &[Arc::clone(&run)]);
+        let over = at(100 + pause);
+        let silences = outcome.silences.iter();
+        let end = silences.clone().filter(|(from, _)| *from < over).map(|(_, to)| *to).max();
+        let end = end.expect("a pause is heard");
+        let more: Duration =
+            silences.filter(|(from, _)| *from >= over).map(|(from, to)| *to - *from).sum();
+        let late = |from: u64, to: u64| {
+            let some = outcome.latencies.iter();
+            let some = some.filter(|(time, _)| (at(from)..at(to)).contains(time));
+            some.map(|(_, latency)| *latency).fold(0.0, f32::max)
+        };
+        // The segment that the pause divides began before it.
+        let (before, soon, later) = (late(60, 100), late(103 + pause, 180 + pause), late(700, 790));
+        println!(
+            "{name}, {pause} s: {asked} queries meanwhile, sound {:?} after its end, then silent for \
+             {more:?}; {before:.0} ms behind before, {soon:.0} soon, {later:.0} later",
+            end - over
+        );
+        assert!(end < over + 4 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
+        // What it is behind now is found out.
+        assert!(more < SECOND / 2, "{name}: {:?}", outcome.silences);
+        assert!(asked < 10 + pause, "{name}: {asked} queries in {pause} s");
+        assert!(soon < before + 2000.0, "{name}: {soon} ms behind, {before} before");
+        assert!(later < before + 500.0, "{name}: {later} ms behind, {before} before");
+        assert_eq!(outcome.disorder, 0, "{name}");
+        // Who comes while nothing is captured hears what is captured then, from its beginning.
+        if pause > 60 {
+            let mut setting = Setting::new(vec![hop], at(300 + pause), 5);
+            setting.join = at(160);
+            let joined = listen(setting, &[Arc::clone(&run)]);
+            let first = joined.first_sound.expect("it is heard");
+            println!("{name}: joined meanwhile, sound {:?} after its end", first - over);
+            assert!(first < over + 5 * SECOND, "{name}: {first:?}");
+            assert!(joined.queries < 500, "{name}: {} queries", joined.queries);
+        }
+    }
+}
+
+#[test]
 fn a_network_gone_for_an_hour_is_heard_within_5_s_of_its_return() {
     let long = run(Kind::DEFAULT, Duration::ZERO, HOUR + 400 * SECOND);
     for (name, hop) in paths() {

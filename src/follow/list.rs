@@ -57,7 +57,7 @@ impl Follower {
         });
         self.wants.clear();
         self.polls[LIST].plan(now);
-        self.tell_stream();
+        let _same_or_told = self.tell_stream();
     }
 
     pub(super) fn handle_list(&mut self, now: Instant, answer: &Answer) -> Use {

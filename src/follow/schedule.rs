@@ -1,8 +1,8 @@
 //! Following by the schedule of the extension layer (protocol 2.3).
 
 use super::{
-    BEHIND_BOUNDED, CONFIG, Event, Follower, LIST, LossCause, MISS_WAIT, Mode, NOW, Poll, RESYNC,
-    Trouble, Use, Want,
+    Asked, BEHIND_BOUNDED, CONFIG, Event, Follower, LIST, LossCause, MISS_WAIT, Mode, NOW, Poll,
+    RESYNC, Trouble, Use, Want,
 };
 use crate::segment::{NowRecord, RecordError};
 use crate::units::Sequence;
@@ -10,6 +10,10 @@ use crate::wire::Answer;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+/// While the source pauses, a segment is asked for again after this time.
+const PAUSE_WAIT: Duration = Duration::from_secs(2);
+/// Denials of the live edge in a row, with no segment between, after which the stream is joined anew.
+const DENIALS_MAX: u32 = 3;
 /// Segments wanted at the same time; beyond it the network is gone, and the edge is looked up anew.
 const WANTS_MAX: usize = 64;
 /// A question to the authoritative server itself comes there this much before the segment is due;
@@ -79,6 +83,10 @@ pub(super) struct Schedule {
     rate: f64,
     /// When the live edge was looked up last.
     looked: Instant,
+    /// Whether the stream changed after it was decided where to begin, so that everything must.
+    changed: bool,
+    /// Times in a row that the live edge was answered with nothing.
+    denials: u32,
     /// While it is not decided yet where to begin.
     start: Option<Start>,
 }
@@ -118,16 +126,17 @@ impl Schedule {
         self.due + self.guard + GUARD_RANDOM.mul_f64(random as f64 / u64::MAX as f64)
     }
 
-    /// Learns the publish time of a segment of `packets` that answered a question sent at `sent`;
-    /// returns its capture time.
+    /// Learns the publish time of a segment of `packets`; returns its capture time, and whether the
+    /// source had paused before it.
     fn learn(
         &mut self,
         sequence: Sequence,
         packets: usize,
-        sent: Instant,
+        asked: Asked,
         now: Instant,
         round_trip: Duration,
-    ) -> Instant {
+    ) -> (Instant, bool) {
+        let sent = asked.sent;
         let by_size = packets < self.packets_max;
         let late = |by_size: bool| if by_size { self.frame } else { Duration::ZERO };
         let length = self.stretch(self.frame * packets as u32 + late(by_size));
@@ -159,14 +168,22 @@ impl Schedule {
                 None => latest,
             },
         };
+        let denied = asked.missed.is_some_and(|missed| missed > at + longest);
+        let at = if denied { latest } else { at };
+        // The same, where a look at the edge told it first.
+        let late = before.is_some_and(|(&n, &(known, _))| {
+            asked.missed.is_some() && at > known + between(n, sequence) + longest
+        });
+        let resumed = denied || late;
         self.published.insert(sequence, (at, by_size));
         while self.published.len() > 64 {
             self.published.pop_first();
         }
-        if sequence + 1 == self.upcoming {
-            self.due = at + self.segment_duration_max();
+        if sequence + 1 == self.upcoming || resumed {
+            let ahead = self.upcoming.saturating_sub(sequence).min(1 << 20) as u32;
+            self.due = at + self.segment_duration_max() * ahead;
         }
-        at.checked_sub(length).unwrap_or(at)
+        (at.checked_sub(length).unwrap_or(at), resumed)
     }
 }
 
@@ -178,8 +195,13 @@ impl Follower {
                 if let Some(Err(error)) = parsed {
                     self.count_unreadable(error);
                 }
-                if matches!(self.mode, Mode::Schedule(_)) {
+                if let Mode::Schedule(schedule) = &mut self.mode {
+                    schedule.denials += u32::from(parsed.is_none());
+                    let gone = schedule.denials >= DENIALS_MAX;
                     self.polls[NOW].plan(now + MISS_WAIT[1]);
+                    if gone {
+                        self.rejoin(now);
+                    }
                 } else if matches!(self.mode, Mode::Joining) && self.config.is_some() {
                     // `config` without `now`: something between us keeps it. The list will do.
                     self.begin_list(now);
@@ -196,6 +218,7 @@ impl Follower {
         self.direct = answer.authoritative;
         if let Mode::Schedule(schedule) = &mut self.mode {
             schedule.direct = answer.authoritative;
+            schedule.denials = 0;
             self.sync(now, record, made);
         } else {
             self.settle(now);
@@ -218,19 +241,51 @@ impl Follower {
             ended: edge.ended,
             rate: 0.0,
             looked: made,
+            changed: false,
+            denials: 0,
             start: None,
         });
         if config.id != edge.id {
             self.polls[CONFIG].plan(now + MISS_WAIT[0]);
         }
         self.polls[LIST] = Poll::default();
-        self.tell_stream();
+        // Playing begins below.
+        let _same_or_told = self.tell_stream();
         self.jump(now, edge, made, true);
+    }
+
+    /// There is no live edge any more: another server, perhaps one without this layer, has the zone.
+    fn rejoin(&mut self, now: Instant) {
+        self.stats.restarts += 1;
+        self.stats.lost += self.wants.len() as u64;
+        self.wants.clear();
+        (self.config, self.edge, self.no_config) = (None, None, false);
+        self.mode = Mode::Joining;
+        self.polls[CONFIG].plan(now);
+        self.polls[NOW].plan(now);
+    }
+
+    /// The stream is made of something else now, which may become known only after playing began
+    /// with it: then everything begins anew at the live edge.
+    pub(super) fn change_stream(&mut self, now: Instant) {
+        let changed = self.tell_stream();
+        if let Mode::Schedule(schedule) = &mut self.mode {
+            if changed && schedule.start.is_none() {
+                schedule.changed = true;
+                self.polls[NOW].plan(now);
+            }
+        }
     }
 
     /// Publish time of the newest segment by `edge`, which was made at `made`.
     fn edge_published(edge: &NowRecord, made: Instant) -> Instant {
         edge.age.and_then(|age| made.checked_sub(age)).unwrap_or(made)
+    }
+
+    /// When the newest segment was due, as far as the next ones are reckoned from it: what was not
+    /// there when the edge was looked at will not be there earlier.
+    fn last_due(published: Instant, made: Instant, longest: Duration) -> Instant {
+        published.max(made.checked_sub(longest).unwrap_or(published))
     }
 
     /// Goes to the live edge: fetches the newest segments, and begins to play once they are there.
@@ -243,9 +298,10 @@ impl Follower {
         let backlog = (BACKLOG.as_nanos() / longest.as_nanos()).clamp(1, BACKLOG_MAX.into()) as u64;
         let oldest = edge.next - backlog.min(there);
         schedule.upcoming = edge.next;
-        schedule.due = published + longest;
+        schedule.due = Self::last_due(published, made, longest) + longest;
         schedule.ended = edge.ended;
         schedule.looked = made;
+        schedule.changed = false;
         schedule.guard = GUARD;
         schedule.published.clear();
         if edge.next > 0 {
@@ -312,6 +368,11 @@ impl Follower {
         let sequence = start.next.saturating_sub(segments).max(oldest).min(start.next);
         let length = longest * (start.next - sequence).min(1 << 20) as u32;
         let captured = start.published.checked_sub(length).unwrap_or(start.published);
+        // While the source pauses, nothing is captured: what comes next is not older than it lasts.
+        let captured = match sequence == start.next {
+            true => captured.max(now.checked_sub(longest).unwrap_or(captured)),
+            false => captured,
+        };
         let fetched = |n: Sequence| {
             start
                 .fetched
@@ -377,6 +438,10 @@ impl Follower {
             self.jump(now, edge, made, true);
             return;
         }
+        if schedule.changed {
+            self.jump(now, edge, made, true);
+            return;
+        }
         let published = Self::edge_published(&edge, made);
         if edge.next > 0 && edge.age.is_some() {
             let known = schedule.published.get(&(edge.next - 1)).copied();
@@ -408,14 +473,19 @@ impl Follower {
         }
         let ahead = schedule.upcoming.saturating_sub(edge.next);
         schedule.upcoming = schedule.upcoming.max(edge.next);
-        schedule.due = published + longest * (ahead.min(1 << 20) as u32 + 1);
+        let last_due = Self::last_due(published, made, longest);
+        schedule.due = last_due + longest * (ahead.min(1 << 20) as u32 + 1);
         schedule.ended = edge.ended;
         let early = schedule.guard;
         for (&sequence, want) in self.wants.range_mut(edge.next..) {
-            let due = published + longest * ((sequence - edge.next).min(1 << 20) as u32 + 1);
+            let due = last_due + longest * ((sequence - edge.next).min(1 << 20) as u32 + 1);
             want.not_before = want.not_before.max(due + early);
             // It could not be there yet: not its fault.
             want.tries = want.tries.saturating_sub(1);
+        }
+        if self.pauses() {
+            let wait = made.saturating_duration_since(published) / 4;
+            self.polls[NOW].plan(made + wait.clamp(longest.min(MISS_WAIT[1]), MISS_WAIT[1]));
         }
         let gone: Vec<_> = self.wants.range(..edge.first).map(|(&sequence, _)| sequence).collect();
         gone.into_iter().for_each(|sequence| self.give_up(sequence, LossCause::Behind));
@@ -427,12 +497,13 @@ impl Follower {
         self.start_if_ready(now);
         loop {
             let (random, round_trip) = (self.random, self.path.round_trip);
+            let pauses = self.pauses();
             if self.is_out() {
                 return;
             }
             let Mode::Schedule(schedule) = &mut self.mode else { return };
             let full = self.wants.len() >= WANTS_MAX;
-            if schedule.ended || full || schedule.ask_at(round_trip, random) > now {
+            if schedule.ended || full || pauses || schedule.ask_at(round_trip, random) > now {
                 return;
             }
             let sequence = schedule.upcoming;
@@ -443,11 +514,22 @@ impl Follower {
         }
     }
 
+    /// Whether the source may pause: a segment that was due was not there when the edge was looked
+    /// at last, so that those behind it are not asked for.
+    fn pauses(&self) -> bool {
+        let (Mode::Schedule(schedule), Some((edge, _))) = (&self.mode, self.edge) else {
+            return false;
+        };
+        let denied = self.wants.range(edge.next..).find(|(_, want)| want.denied.is_some());
+        denied.is_some_and(|(&sequence, _)| schedule.upcoming > sequence)
+    }
+
     /// When [`Follower::want_upcoming`] has something to do.
     pub(super) fn schedule_timeout(&self) -> Option<Instant> {
         let Mode::Schedule(schedule) = &self.mode else { return None };
         let until = schedule.start.as_ref().map(|start| self.start_until(start));
-        let waiting = !schedule.ended && self.wants.len() < WANTS_MAX && !self.is_out();
+        let waiting =
+            !schedule.ended && self.wants.len() < WANTS_MAX && !self.is_out() && !self.pauses();
         let ask = waiting.then(|| schedule.ask_at(self.path.round_trip, self.random));
         until.into_iter().chain(ask).min()
     }
@@ -464,28 +546,69 @@ impl Follower {
     pub(super) fn learn_schedule(
         &mut self,
         now: Instant,
-        sent: Instant,
         sequence: Sequence,
         packets: usize,
-        timely: bool,
+        asked: Asked,
     ) -> (Option<Instant>, Option<Duration>) {
         let round_trip = self.path.round_trip;
         let Mode::Schedule(schedule) = &mut self.mode else { return (None, None) };
-        let captured = schedule.learn(sequence, packets, sent, now, round_trip);
+        // It was not there when it was denied, or a resolver asked not long before that; nor when the
+        // edge was looked at that is below it.
+        let kept = if schedule.direct { Duration::ZERO } else { MISS_WAIT[0] };
+        let denied = asked.missed.and_then(|denied| denied.checked_sub(kept));
+        let edge = self.edge.filter(|(edge, _)| edge.next <= sequence).map(|(_, made)| made);
+        let asked = Asked { missed: asked.missed.and(denied.max(edge)), ..asked };
+        let (captured, resumed) = schedule.learn(sequence, packets, asked, now, round_trip);
         schedule.guard -= (schedule.guard - GUARD) / 64;
-        (Some(captured), timely.then(|| now.saturating_duration_since(captured)))
+        schedule.denials = 0;
+        if resumed {
+            // Those behind it were put off as long as this one was; a look at the edge tells when
+            // they are due.
+            self.polls[NOW].plan(now);
+            for (_, want) in self.wants.range_mut(sequence + 1..) {
+                want.not_before = now + round_trip * 2 + MISS_WAIT[0] / 4;
+                (want.timely, want.denied, want.tries) = (false, None, 0);
+            }
+        }
+        let tells = asked.timely && !resumed;
+        (Some(captured), tells.then(|| now.saturating_duration_since(captured)))
     }
 
     /// The segment is not there, or not any more.
-    pub(super) fn handle_miss(&mut self, now: Instant, sequence: Sequence, answer: &Answer) {
+    pub(super) fn handle_miss(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        sequence: Sequence,
+        answer: &Answer,
+    ) {
         self.stats.misses += 1;
         let negative = Duration::from_secs(u64::from(answer.negative_ttl.unwrap_or(1)));
         let wait = negative.clamp(MISS_WAIT[0], MISS_WAIT[1]);
-        self.try_again(sequence, now + wait, LossCause::Negative);
-        if let Mode::Schedule(schedule) = &mut self.mode {
+        let edge = self.edge.map_or(now, |(edge, made)| Self::edge_published(&edge, made));
+        let ahead = self.edge.map_or(0, |(edge, _)| sequence.saturating_sub(edge.next));
+        let Mode::Schedule(schedule) = &mut self.mode else {
+            self.try_again(sequence, now + wait, LossCause::Negative);
+            return;
+        };
+        let due = edge + schedule.segment_duration_max() * (ahead.min(1 << 20) as u32 + 1);
+        let overdue = now.saturating_duration_since(due);
+        if overdue < schedule.segment_duration_max() {
+            // It was asked for too early. Else the source pauses.
             schedule.guard = (schedule.guard + GUARD_STEP).min(GUARD_MAX);
-            self.polls[NOW].plan(now);
         }
+        // The longer it is overdue, the less haste there is.
+        let overdue = overdue / 4;
+        let wait = wait.max(overdue.min(PAUSE_WAIT));
+        let looked = self.edge.map_or(now, |(_, made)| made + overdue.min(MISS_WAIT[1]));
+        self.polls[NOW].plan(looked.max(now));
+        let is_published = self.edge.is_some_and(|(edge, _)| sequence < edge.next);
+        if let Some(want) = self.wants.get_mut(&sequence) {
+            want.denied = Some(sent);
+            // What nobody says is there is not given up.
+            want.tries = want.tries.saturating_sub(u32::from(!is_published));
+        }
+        self.try_again(sequence, now + wait, LossCause::Negative);
     }
 
     /// Counts a record that is of no use.

@@ -266,6 +266,11 @@ impl Player<'_> {
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         let now = Instant::now();
         match event {
+            Event::Stream(stream)
+                if self.stream.as_ref().is_some_and(|s| s.sounds_like(&stream)) =>
+            {
+                self.status().stream = Some(stream);
+            }
             Event::Stream(stream) => {
                 self.fade_out()?;
                 self.ahead = Ahead::default();

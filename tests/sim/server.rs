@@ -26,6 +26,8 @@ pub struct Kind {
     pub slow_ppm: f64,
     /// Without the extension layer, and with numbers that begin at 0.
     pub base_layer: bool,
+    /// While the source brings nothing, in seconds since the beginning of the simulation.
+    pub pause: (u64, u64),
     pub seed: u64,
 }
 
@@ -36,6 +38,7 @@ impl Kind {
         frame_ms: 60,
         slow_ppm: 0.0,
         base_layer: false,
+        pause: (u64::MAX, u64::MAX),
         seed: 1,
     };
 }
@@ -48,6 +51,7 @@ pub struct Run {
     /// When nothing more comes from it.
     pub ends: Duration,
     frame: Duration,
+    pause: (Duration, Duration),
     base_layer: bool,
     first: Sequence,
     /// Before the first publication.
@@ -103,9 +107,12 @@ impl Run {
         let pcm = vec![0; frame_samples];
         let mut published = Vec::new();
         let mut encoder = Stamps { format, frame_samples, next: 0 };
-        let mut time = begins;
-        while time < ends {
-            time += frame;
+        let pause = (Duration::from_secs(kind.pause.0), Duration::from_secs(kind.pause.1));
+        for frames in 1.. {
+            let time = captured(begins, frame, pause, frames - 1) + frame;
+            if time >= ends + frame {
+                break;
+            }
             let (least, most) = kind.packet_octets;
             let packet = encoder.packet(&pcm, least + dice.below(most - least + 1));
             let mut text = Vec::new();
@@ -116,12 +123,22 @@ impl Run {
                 published.push((time, Arc::new(window.snapshot())));
             }
         }
-        Run { zone, begins, ends, frame, base_layer: kind.base_layer, first, empty, published }
+        Run {
+            zone,
+            begins,
+            ends,
+            frame,
+            pause,
+            base_layer: kind.base_layer,
+            first,
+            empty,
+            published,
+        }
     }
 
     /// When the first sample of a frame was captured.
     pub fn captured(&self, frame: u64) -> Duration {
-        self.begins + self.frame.mul_f64(frame as f64)
+        captured(self.begins, self.frame, self.pause, frame)
     }
 
     fn snapshot(&self, time: Duration) -> &Snapshot {
@@ -168,6 +185,17 @@ impl Run {
             }
         }
     }
+}
+
+/// When the first sample of a frame is captured.
+fn captured(
+    begins: Duration,
+    frame: Duration,
+    pause: (Duration, Duration),
+    number: u64,
+) -> Duration {
+    let time = begins + frame.mul_f64(number as f64);
+    if time < pause.0 { time } else { time + (pause.1 - pause.0) }
 }
 
 /// What becomes of a query.
