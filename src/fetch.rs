@@ -28,6 +28,9 @@ const TASKS_MAX: usize = 32;
 pub const LINKS_MAX: usize = 8;
 /// Connections that are kept in use on a path that loses much.
 const LINKS_WARM: usize = 6;
+/// A question is asked anew this often when the server did not like how it was asked: with its cookie,
+/// and without EDNS. A server that never likes it has failed.
+const ANEW_MAX: u32 = 2;
 /// A resolver whose round trip is shorter is near.
 const NEAR: Duration = Duration::from_millis(30);
 /// A connection that was not used for this long may be closed by now.
@@ -172,6 +175,8 @@ struct Asked {
     /// Connections that attempts of it went over.
     links: Vec<usize>,
     hedge: bool,
+    /// How often it was asked anew, in another manner.
+    anew: u32,
 }
 
 /// A question and the lookups for it.
@@ -473,7 +478,7 @@ impl Fetcher {
         lookup.postpone(now + paces[0].then / 2);
         let key = self.next_key;
         self.next_key += 1;
-        let joining = Asked { key, server, lookup, links: Vec::new(), hedge: false };
+        let joining = Asked { key, server, lookup, links: Vec::new(), hedge: false, anew: 0 };
         self.tasks[task].asked.push(joining);
     }
 
@@ -515,7 +520,14 @@ impl Fetcher {
             paces[0].last = self.policy.interval * self.policy.retries;
         }
         let lookup = Lookup::new(query, transport, policy, paces, now);
-        task.asked.push(Asked { key: self.next_key, server, lookup, links: Vec::new(), hedge });
+        task.asked.push(Asked {
+            key: self.next_key,
+            server,
+            lookup,
+            links: Vec::new(),
+            hedge,
+            anew: 0,
+        });
         task.tried.push(server);
         self.next_key += 1;
     }
@@ -694,7 +706,9 @@ impl Fetcher {
         let this = &mut self.tasks[task].asked[asked];
         let server = this.server;
         let upstream = &mut self.servers[server].upstream;
-        if upstream.handle_answer(now, this.lookup.query(), &answer) == Verdict::AskAgain {
+        let verdict = upstream.handle_answer(now, this.lookup.query(), &answer);
+        if verdict == Verdict::AskAgain && this.anew < ANEW_MAX {
+            this.anew += 1;
             let query = upstream.query(name, now);
             let paces = upstream.paces(&self.policy, false);
             this.key = self.next_key;

@@ -634,8 +634,10 @@ impl Follower {
         self.cut_down(&mut segment);
         if segment.packets.iter().all(Option::is_none) {
             self.stats.unreadable += 1;
+            self.events.push_back(Event::Trouble(Trouble::Unreadable));
             self.try_again(sequence, now + MISS_WAIT[0], LossCause::Damaged);
-            return Use::Useless;
+            // Where nothing ever could be read, the wrong encoding was asked for, by the user perhaps.
+            return if self.stats.segments == 0 { Use::Useful } else { Use::Useless };
         }
         self.stats.damaged += segment.damaged as u64;
         self.wants.remove(&sequence);

@@ -304,7 +304,7 @@ impl Upstream {
             self.plain_until = Some(now + PLAIN_FOR);
             return Verdict::AskAgain;
         }
-        // Only with a new cookie in hand, so that this cannot go on for ever.
+        // Only with a new cookie in hand. How often is for the caller to bound.
         if answer.rcode == Rcode::BADCOOKIE && fresh {
             return Verdict::AskAgain;
         }

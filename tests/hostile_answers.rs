@@ -149,6 +149,28 @@ fn c02_forged_answers_are_counted_and_the_right_one_counts() {
 }
 
 #[test]
+fn c03_a_cookie_that_is_never_right_is_a_failure_soon() {
+    let mut listener = Listener::new();
+    let questions = |listener: &Listener| {
+        let is = |transmit: &&Transmit| transmit.message()[13..].starts_with(b"config");
+        listener.asked.iter().filter(is).count()
+    };
+    for round in 0..100u8 {
+        let config = listener.question("config");
+        let mut answer = head(&config, Rcode(7), 0);
+        answer[10..12].copy_from_slice(&[0, 1]);
+        // OPT with the upper bits of BADCOOKIE, and a cookie option: ours, and a new one.
+        answer.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 28, 0, 10, 0, 24]);
+        answer.extend_from_slice(&[1, 1, 1, 1, 1, 1, 1, 0x81]);
+        answer.extend_from_slice(&[round; 16]);
+        listener.answer(&config, &answer);
+    }
+    let asked = questions(&listener);
+    assert!((2..10).contains(&asked), "{asked} questions");
+    assert!(listener.fetcher.stats().failures >= 1);
+}
+
+#[test]
 fn c05_endless_cnames_are_counted() {
     let mut listener = Listener::new();
     let config = listener.question("config");

@@ -3,7 +3,7 @@
 use super::console::escape;
 use super::json::{Field, Value};
 use Value::{Bool, Count, Number, Object, Seconds, Text};
-use aodns::client::ClientStats;
+use aodns::client::{ClientStats, State};
 use aodns::follow::{Manner, StreamParameters, Trouble};
 use aodns::pipeline::play::GapReport;
 use aodns::responder::ResponderStats;
@@ -155,12 +155,10 @@ fn manner(manner: Manner) -> &'static str {
 
 /// What the listener is doing, in a word.
 pub fn state(stats: &ClientStats) -> &'static str {
-    let play = &stats.play;
-    match (play.ended, play.trouble, stats.first_sound) {
-        (true, ..) => "ended",
-        (_, Some(_), _) => "waiting",
-        (_, None, Some(_)) => "playing",
-        (_, None, None) => "joining",
+    match (stats.state, stats.play.trouble) {
+        (State::Ended, _) => "ended",
+        (_, Some(_)) | (State::Stalled | State::Unreachable, None) => "waiting",
+        (state, None) => state.name(),
     }
 }
 

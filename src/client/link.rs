@@ -1,7 +1,7 @@
 //! One TCP connection to a server, opened when it is needed, reused while it lasts, with queries
 //! pipelined on it (RFC 7766 §6.2.1). Never blocks: the caller polls and calls.
 
-use crate::wire::MESSAGE_OCTETS_MAX;
+use crate::wire::{HEADER_OCTETS, MESSAGE_OCTETS_MAX};
 use nix::poll::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
@@ -35,6 +35,8 @@ pub struct Link {
     connected: bool,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
+    /// Octets of `incoming` that were taken already.
+    taken: usize,
     used: Instant,
     opened: Instant,
     broken: bool,
@@ -49,6 +51,7 @@ impl Link {
             connected: false,
             outgoing: Vec::new(),
             incoming: Vec::new(),
+            taken: 0,
             used: Instant::now(),
             opened: Instant::now(),
             broken: false,
@@ -77,6 +80,7 @@ impl Link {
         self.connected = false;
         self.broken = false;
         self.incoming.clear();
+        self.taken = 0;
         self.outgoing.clear();
         self.opened = now;
         self.stream = connect(self.address).ok();
@@ -121,36 +125,38 @@ impl Link {
             }
         }
         self.flush();
-        if let Some(length) = self.take_message(buffer) {
-            self.used = now;
-            return LinkEvent::Message(length);
+        if let Some(event) = self.take_message(now, buffer) {
+            return event;
         }
         let Some(stream) = &mut self.stream else { return LinkEvent::Nothing };
         match stream.read(&mut buffer[..MESSAGE_OCTETS_MAX]) {
-            Ok(length) if length > 0 => self.incoming.extend_from_slice(&buffer[..length]),
+            Ok(length) if length > 0 => {
+                self.incoming.drain(..std::mem::take(&mut self.taken));
+                self.incoming.extend_from_slice(&buffer[..length]);
+            }
             Err(error) if would_wait(&error) && !self.broken => return LinkEvent::Nothing,
             _ => {
                 self.stream = None;
                 return LinkEvent::Closed { connected: self.connected };
             }
         }
-        match self.take_message(buffer) {
-            Some(length) => {
-                self.used = now;
-                LinkEvent::Message(length)
-            }
-            None => LinkEvent::Nothing,
-        }
+        self.take_message(now, buffer).unwrap_or(LinkEvent::Nothing)
     }
 
-    /// Moves the first whole message to the beginning of `buffer`.
-    fn take_message(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let (prefix, rest) = self.incoming.split_first_chunk()?;
+    /// Copies the first whole message to the beginning of `buffer`. What is shorter than a header is
+    /// no message, and what follows it cannot be trusted to be one.
+    fn take_message(&mut self, now: Instant, buffer: &mut [u8]) -> Option<LinkEvent> {
+        let (prefix, rest) = self.incoming[self.taken..].split_first_chunk()?;
         let length = usize::from(u16::from_be_bytes(*prefix));
+        if length < HEADER_OCTETS {
+            self.stream = None;
+            return Some(LinkEvent::Closed { connected: self.connected });
+        }
         let message = rest.get(..length)?;
         buffer[..length].copy_from_slice(message);
-        self.incoming.drain(..2 + length);
-        Some(length)
+        self.taken += 2 + length;
+        self.used = now;
+        Some(LinkEvent::Message(length))
     }
 
     fn flush(&mut self) {
@@ -180,4 +186,60 @@ fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
         Err(error) => return Err(error),
     }
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A link and its other end.
+    fn pair() -> (Link, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut link = Link::new(listener.local_addr().unwrap());
+        assert!(link.open(Instant::now()));
+        (link, listener.accept().unwrap().0)
+    }
+
+    /// What comes first of something, if not nothing.
+    fn event(link: &mut Link, buffer: &mut [u8]) -> LinkEvent {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match link.handle_ready(Instant::now(), buffer) {
+                LinkEvent::Nothing => assert!(Instant::now() < deadline, "nothing comes"),
+                event => return event,
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn messages_come_whole_and_in_order() {
+        let (mut link, mut server) = pair();
+        let mut buffer = vec![0; MESSAGE_OCTETS_MAX];
+        let messages: Vec<_> = (12..200u8).map(|length| vec![length; length.into()]).collect();
+        for message in &messages {
+            server.write_all(&[0, message[0]]).unwrap();
+            server.write_all(message).unwrap();
+        }
+        for message in &messages {
+            let LinkEvent::Message(length) = event(&mut link, &mut buffer) else {
+                panic!("closed")
+            };
+            assert_eq!(buffer[..length], message[..]);
+        }
+        drop(server);
+        assert!(matches!(event(&mut link, &mut buffer), LinkEvent::Closed { connected: true }));
+    }
+
+    #[test]
+    fn what_is_shorter_than_a_header_ends_the_connection() {
+        let (mut link, mut server) = pair();
+        let mut buffer = vec![0; MESSAGE_OCTETS_MAX];
+        server.write_all(&[0; 1000]).unwrap();
+        assert!(matches!(event(&mut link, &mut buffer), LinkEvent::Closed { connected: true }));
+        assert!(link.interest().is_none());
+    }
 }

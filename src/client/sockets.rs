@@ -34,6 +34,9 @@ struct Stream {
     link: Link,
 }
 
+/// Messages taken from a connection at once; no listener has that many questions open.
+const TURN_MESSAGES_MAX: usize = 256;
+
 /// The fetcher with its sockets.
 pub struct Sockets {
     fetcher: Fetcher,
@@ -42,6 +45,8 @@ pub struct Sockets {
     streams: Vec<Stream>,
     /// `None` once the playing stage is gone.
     events: Option<Sender<Event>>,
+    /// What the playing stage must hear and had no room for, oldest first: the newest of each kind.
+    untold: Vec<Event>,
     buffer: Vec<u8>,
     report: Arc<Mutex<Fetched>>,
 }
@@ -63,6 +68,7 @@ impl Sockets {
             datagrams: Vec::new(),
             streams: addresses.iter().enumerate().flat_map(links).collect(),
             events: Some(events),
+            untold: Vec::new(),
             buffer: vec![0; MESSAGE_OCTETS_MAX],
             report,
         }
@@ -138,13 +144,43 @@ impl Sockets {
 
     /// Hands the follower's events to the playing stage.
     fn tell(&mut self) {
+        while !self.untold.is_empty() {
+            let event = self.untold.remove(0);
+            if let Some(event) = self.tell_event(event) {
+                self.untold.insert(0, event);
+                break;
+            }
+        }
         while let Some(event) = self.fetcher.poll_event() {
-            let Some(events) = &self.events else { return };
-            match events.try_send(event) {
-                Ok(()) => {}
-                // The sink is stuck; what it does not take is lost, and the network goes on.
-                Err(TrySendError::Full(_)) => self.fetcher.stats_mut().overflow += 1,
-                Err(TrySendError::Disconnected(_)) => self.events = None,
+            // Nothing passes by what is still to be told.
+            let full = !self.untold.is_empty();
+            let Some(event) = (if full { Some(event) } else { self.tell_event(event) }) else {
+                continue;
+            };
+            // The sink is stuck; what it does not take is lost, and the network goes on. But where
+            // the stream begins, what it is made of and that it has ended is told later.
+            match event {
+                Event::Segment { .. } | Event::Lost(..) | Event::Trouble(_) => {
+                    self.fetcher.stats_mut().overflow += 1;
+                }
+                Event::Stream(_) | Event::Start { .. } | Event::Ended => {
+                    let kind = std::mem::discriminant(&event);
+                    self.untold.retain(|older| std::mem::discriminant(older) != kind);
+                    self.untold.push(event);
+                }
+            }
+        }
+    }
+
+    /// Hands over one event, if there is room; returns it if there is not.
+    fn tell_event(&mut self, event: Event) -> Option<Event> {
+        let events = self.events.as_ref()?;
+        match events.try_send(event) {
+            Ok(()) => None,
+            Err(TrySendError::Full(event)) => Some(event),
+            Err(TrySendError::Disconnected(_)) => {
+                self.events = None;
+                None
             }
         }
     }
@@ -220,7 +256,7 @@ impl Sockets {
     fn receive_stream(&mut self, index: usize) {
         let Stream { server, number, link } = &mut self.streams[index];
         let now = Instant::now();
-        loop {
+        for _ in 0..TURN_MESSAGES_MAX {
             match link.handle_ready(now, &mut self.buffer) {
                 LinkEvent::Nothing => return,
                 LinkEvent::Message(length) => {
@@ -233,6 +269,9 @@ impl Sockets {
                 }
             }
         }
+        // Nobody asked that much: it would keep the others from being heard.
+        link.close();
+        self.fetcher.handle_closed(now, *server, *number, true);
     }
 }
 

@@ -486,6 +486,7 @@ impl Follower {
         if self.pauses() {
             let wait = made.saturating_duration_since(published) / 4;
             self.polls[NOW].plan(made + wait.clamp(longest.min(MISS_WAIT[1]), MISS_WAIT[1]));
+            self.events.push_back(Event::Trouble(Trouble::NothingNew));
         }
         let gone: Vec<_> = self.wants.range(..edge.first).map(|(&sequence, _)| sequence).collect();
         gone.into_iter().for_each(|sequence| self.give_up(sequence, LossCause::Behind));

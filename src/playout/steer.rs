@@ -189,7 +189,11 @@ impl Steering {
         });
         let peak = faded.max(need.as_secs_f64()).min(TARGET_MAX.as_secs_f64());
         self.peak = Some((peak, now));
-        if self.fixed.is_none() && self.needs.len() >= 3 {
+        if let Some(fixed) = self.fixed {
+            // Nearer than what every segment takes is no use: each would be late.
+            let least = Duration::from_secs_f64(usual) + MARGIN;
+            self.target = Some(if self.needs.len() >= 3 { fixed.max(least) } else { fixed });
+        } else if self.needs.len() >= 3 {
             let spread = Duration::from_secs_f64(peak);
             let lossy = Duration::from_secs_f64(usual) + self.allowance;
             let target = (spread.max(lossy) + MARGIN).min(TARGET_MAX);
@@ -368,11 +372,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fixed_latency_that_nothing_can_have_is_raised_to_what_can_be_had() {
+        let mut steering = Steering::new(Some(500 * MS));
+        let now = Instant::now();
+        steering.handle_start(now, Some(750 * MS));
+        (0..9).for_each(|_| steering.handle_need(now, 740 * MS, 240 * MS));
+        assert_eq!(steering.target(), Some(760 * MS));
+    }
+
+    #[test]
     fn a_fixed_latency_stays() {
         let mut steering = Steering::new(Some(1500 * MS));
         let now = Instant::now();
         steering.handle_start(now, Some(1700 * MS));
-        (0..9).for_each(|_| steering.handle_need(now, 3000 * MS, 240 * MS));
+        (0..9).for_each(|n| steering.handle_need(now, (740 + 500 * (n % 3)) * MS, 240 * MS));
         assert_eq!(steering.target(), Some(1500 * MS));
         steering.handle_latency(now, 1700 * MS);
         assert!((steering.correction_ppm() - 4_000.0).abs() < 0.1, "soon after the start");
