@@ -68,6 +68,8 @@ pub enum ResponderError {
         /// Why.
         cause: io::Error,
     },
+    /// This address is taken by another one of the list.
+    Overlap(SocketAddr),
     /// A thread or what it needs is not to be had.
     Start(io::Error),
     /// A thread panicked; a bug.
@@ -96,6 +98,11 @@ impl fmt::Display for ResponderError {
                     _ => f.write_str(&system_words(cause)),
                 }
             }
+            ResponderError::Overlap(address) => write!(
+                f,
+                "{address} is to be listened on twice: it is named twice, or beside the wildcard that \
+                 takes it; name one of them"
+            ),
             ResponderError::Start(cause) => {
                 write!(f, "cannot start the responder: {}", system_words(cause))
             }
@@ -108,7 +115,9 @@ impl std::error::Error for ResponderError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             ResponderError::Bind { cause, .. } | ResponderError::Start(cause) => Some(cause),
-            ResponderError::NoAddress | ResponderError::Panicked(_) => None,
+            ResponderError::NoAddress
+            | ResponderError::Overlap(_)
+            | ResponderError::Panicked(_) => None,
         }
     }
 }

@@ -167,7 +167,8 @@ impl Shared {
             Disposition::Hold { sequence, until } => return Answering::Hold { sequence, until },
             Disposition::Reply(reply) => reply,
         };
-        let reply = if reply.verified || self.limiter.is_exempt(request.client) {
+        let limits = !self.limiter.is_off() && !self.limiter.is_exempt(request.client);
+        let reply = if reply.verified || !limits {
             counters.verified.add(u64::from(reply.verified));
             reply
         } else {
@@ -473,7 +474,24 @@ fn listen(listen: &[SocketAddr], udp_threads: usize) -> Result<Listening, Respon
     }
 }
 
+/// An address that another one of the list takes already: it is named twice, or beside the wildcard
+/// of its family.
+fn overlapping(listen: &[SocketAddr]) -> Option<SocketAddr> {
+    let takes = |one: &SocketAddr, other: &SocketAddr| {
+        let port = one.port() == other.port() && one.port() != 0;
+        let family = one.is_ipv4() == other.is_ipv4();
+        port && (one.ip() == other.ip() || one.ip().is_unspecified() && family)
+    };
+    let others = |index| listen.iter().enumerate().filter(move |&(other, _)| other != index);
+    let mut all = listen.iter().enumerate();
+    let taken = all.find(|(index, one)| others(*index).any(|(_, other)| takes(other, one)));
+    taken.map(|(_, &address)| address)
+}
+
 fn listen_once(listen: &[SocketAddr], udp_threads: usize) -> Result<Listening, ResponderError> {
+    if let Some(address) = overlapping(listen) {
+        return Err(ResponderError::Overlap(address));
+    }
     let mut listening = Listening { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new() };
     let mut free_port = 0;
     for &address in listen {
@@ -522,6 +540,19 @@ fn is_missing_ipv6(address: SocketAddr, cause: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_that_take_each_other_are_told_before_they_are_bound() {
+        let overlap = |listen: &[&str]| {
+            let listen: Vec<_> = listen.iter().map(|text| text.parse().unwrap()).collect();
+            overlapping(&listen).map(|address| address.to_string())
+        };
+        assert_eq!(overlap(&["0.0.0.0:53", "[::]:53"]), None);
+        assert_eq!(overlap(&["192.0.2.1:53", "192.0.2.2:53", "192.0.2.1:5353"]), None);
+        assert_eq!(overlap(&["127.0.0.1:0", "127.0.0.1:0"]), None);
+        assert_eq!(overlap(&["192.0.2.1:53", "192.0.2.1:53"]).unwrap(), "192.0.2.1:53");
+        assert_eq!(overlap(&["0.0.0.0:53", "[::1]:53", "192.0.2.1:53"]).unwrap(), "192.0.2.1:53");
+    }
 
     #[test]
     fn u04_a_system_without_ipv6_is_told_from_one_that_lacks_an_address() {

@@ -18,12 +18,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Numbers are steps of 100 ms of the clock: a shorter segment would outrun it (protocol 1.5).
 const SEGMENT_MIN: Duration = Duration::from_millis(100);
+/// Records of one name and type, at most: BIND answers SERVFAIL for more.
+const RECORDS_MAX: usize = 100;
 /// Fewest and most segments in a window.
 const WINDOW: std::ops::RangeInclusive<usize> = 2..=10_000;
 /// Octets on the wire of the longest label in front of the root: `seq_18446744073709551615`.
@@ -148,13 +150,49 @@ impl ServerConfig {
                 WINDOW.end()
             ));
         }
+        let per_name = |server: &NameServer| {
+            let v4 = server.addresses.iter().filter(|address| address.is_ipv4()).count();
+            v4.max(server.addresses.len() - v4)
+        };
+        let most = self.name_servers.iter().map(per_name).max().unwrap_or(0);
+        if most.max(self.name_servers.len()) > RECORDS_MAX {
+            return settings(format!(
+                "more than {RECORDS_MAX} name servers, or addresses of one, are too many: resolvers \
+                 refuse so many records of one name"
+            ));
+        }
         let limits = PackLimits {
             string_octets_max: text_chars_max + PREFIX_CHARS,
             segment_octets_max: self.segment_octets_max,
             packets_max,
             records_octets_max,
         };
-        Ok(Plan { frame_samples, frame, limits, segment_duration_max: frame * packets_max as u32 })
+        let segment_duration_max = frame * packets_max as u32;
+        let plan = Plan { frame_samples, frame, limits, segment_duration_max };
+        let fits = ConfigRecord::parse(&self.record(&plan, 0).encode()).map(|record| record.title);
+        match fits {
+            Ok(fits) if fits.chars().count() < self.title.chars().count() => settings(format!(
+                "the title is too long: of {:?} no more than {fits:?} fits beside the rest of the \
+                 configuration record",
+                self.title
+            )),
+            _ => Ok(plan),
+        }
+    }
+
+    /// The configuration record of the run `id`.
+    fn record(&self, plan: &Plan, id: u32) -> ConfigRecord {
+        ConfigRecord {
+            id,
+            codec: self.encoder.kind.name().into(),
+            format: self.encoder.format,
+            frame_samples: plan.frame_samples as u32,
+            ascii: self.ascii.name().into(),
+            packets_max: plan.limits.packets_max as u32,
+            ttl: CONFIG_TTL,
+            window: self.window as u32,
+            title: self.title.clone(),
+        }
     }
 
     /// What the records of a segment may measure: all that a datagram holds beside header, question
@@ -177,7 +215,8 @@ impl ServerConfig {
         }
         for server in &servers {
             let inside = server.name.octets_above(&self.root).is_some();
-            for address in server.addresses.iter().filter(|_| inside) {
+            // Those of a name outside belong into the zone of that name, wherever that is.
+            for address in &server.addresses {
                 let rtype = if address.is_ipv4() { "A" } else { "AAAA" };
                 lines.push(format!("{}. 3600 IN {rtype} {address}", server.name));
             }
@@ -236,6 +275,8 @@ pub struct ServerStats {
     pub segments: u64,
     /// Numbers of the window that the list has no room for.
     pub left_out: u64,
+    /// Times that the state file could not be written.
+    pub state_failures: u64,
     /// Number of the oldest segment in the window.
     pub first: Sequence,
     /// Number of the segment that comes next.
@@ -347,6 +388,11 @@ impl Server {
         &self.plan
     }
 
+    /// Why the state file could not be written the last time that it could not.
+    pub fn state_failure(&self) -> Option<String> {
+        self.counters.state_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> ServerStats {
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -360,6 +406,7 @@ impl Server {
             record_octets: get(&self.counters.record_octets),
             segments: get(&self.counters.segments),
             left_out: get(&self.counters.left_out),
+            state_failures: get(&self.counters.state_failures),
             first: snapshot.first(),
             next: snapshot.next(),
             ended: snapshot.ended(),
@@ -436,19 +483,8 @@ fn zone(config: &ServerConfig, plan: &Plan) -> Result<Zone, Error> {
     random(&mut id)?;
     random(&mut secret)?;
     let id = u32::from_ne_bytes(id);
-    let record = ConfigRecord {
-        id,
-        codec: config.encoder.kind.name().into(),
-        format: config.encoder.format,
-        frame_samples: plan.frame_samples as u32,
-        ascii: config.ascii.name().into(),
-        packets_max: plan.limits.packets_max as u32,
-        ttl: CONFIG_TTL,
-        window: config.window as u32,
-        title: config.title.clone(),
-    };
     let mut records = Vec::new();
-    wire::write_txt_record(&mut records, CONFIG_TTL, &record.encode());
+    wire::write_txt_record(&mut records, CONFIG_TTL, &config.record(plan, id).encode());
     Ok(Zone {
         root: config.root.clone(),
         name_servers: config.servers(),
@@ -524,6 +560,15 @@ mod tests {
             change(&mut config);
             cases.push((config, text));
         };
+        case(|c| c.title = "ж".repeat(50), "the title is too long: of \"жж");
+        case(
+            |c| {
+                let name: Name = "ns.music.example.com".parse().unwrap();
+                let addresses = (0..=100).map(|n| [192, 0, 2, n].into()).collect();
+                c.name_servers = vec![NameServer { name, addresses }];
+            },
+            "more than 100 name servers, or addresses of one",
+        );
         case(|c| c.packets_max = 1, "set max-frames-per-segment to 2 or more");
         case(|c| c.packets_max = 101, "more than 100 records");
         case(|c| c.window = 1, "it may be 2 to 10000");

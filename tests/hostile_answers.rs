@@ -149,7 +149,7 @@ fn c02_forged_answers_are_counted_and_the_right_one_counts() {
 }
 
 #[test]
-fn c03_a_cookie_that_is_never_right_is_a_failure_soon() {
+fn a_cookie_that_is_never_right_is_a_failure_soon() {
     let mut listener = Listener::new();
     let questions = |listener: &Listener| {
         let is = |transmit: &&Transmit| transmit.message()[13..].starts_with(b"config");

@@ -188,6 +188,9 @@ pub fn exposition(stats: &ServerStats) -> String {
     family("overrun_samples_total", "counter", "Samples lost at capture.", &overruns);
     let failures = one(stats.encode_failures);
     family("encode_failures_total", "counter", "Frames that the codec refused.", &failures);
+    let failures = one(stats.state_failures);
+    let help = "Times that the state file could not be written.";
+    family("state_failures_total", "counter", help, &failures);
     let octets = one(stats.packet_octets);
     family("packet_octets_total", "counter", "Octets of packets before encoding.", &octets);
     let transports = [

@@ -27,6 +27,7 @@ pub fn server_fields(stats: &ServerStats) -> Vec<Field> {
         ("first_sequence", Count(stats.first)),
         ("next_sequence", Count(stats.next)),
         ("left_out", Count(stats.left_out)),
+        ("state_failures", Count(stats.state_failures)),
         ("ended", Bool(stats.ended)),
         ("udp_queries", Count(answers.udp_queries)),
         ("tcp_queries", Count(answers.tcp_queries)),

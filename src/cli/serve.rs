@@ -12,6 +12,7 @@ use super::sound;
 use aodns::error::Error;
 use aodns::responder::limit::Limited;
 use aodns::server::{Server, ServerConfig};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// Limited prefixes that are named in a line.
 const NAMED_MAX: usize = 4;
+
+/// Descriptors that a server needs beside its connections: sockets, the sound, files.
+const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// Serves.
 ///
@@ -33,7 +37,11 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     let source = sound::source(&job.source, job.looping)?;
     let signals = Signals::install()?;
     let metrics = job.metrics.map(Metrics::bind).transpose()?;
+    let descriptors = raise_descriptors(job.config.responder.tcp.connections);
     let server = Server::start(job.config.clone(), source).map_err(failed)?;
+    if let Some(warning) = descriptors.filter(|_| job.level >= Level::Warn) {
+        console.say(&warning);
+    }
     if let Some(metrics) = &metrics {
         if job.level >= Level::Info {
             console.say(&format!("counters at http://{}/metrics", metrics.address()));
@@ -80,6 +88,7 @@ fn watch(
     let mut ended = false;
     let mut warned = Throttle::default();
     let mut waiting: Vec<Limited> = Vec::new();
+    let (mut failed, mut complained) = (0, Throttle::default());
     loop {
         let until = over.map_or(shown.0 + SECOND, |over| over.min(shown.0 + SECOND));
         signals.wait(until, &[server.finished_fd()])?;
@@ -106,12 +115,39 @@ fn watch(
             }
         }
         waiting.extend(server.responder().map(|r| r.take_limited()).unwrap_or_default());
-        if !waiting.is_empty() && job.level >= Level::Warn && warned.pass(now).is_some() {
+        if job.level < Level::Warn {
+            waiting.clear();
+        } else if !waiting.is_empty() && warned.pass(now).is_some() {
             console.say(&limited_line(&waiting, job.config.responder.limits.dry_run));
             waiting.clear();
         }
+        if stats.state_failures > failed {
+            failed = stats.state_failures;
+            if let Some(why) = server.state_failure().filter(|_| complained.pass(now).is_some()) {
+                console.say(&format!("warning: {why}; sound goes on, and this is tried again"));
+            }
+        }
         shown = (now, stats);
     }
+}
+
+/// Allows the process as many descriptors as its connections take, if the system lets it; a warning
+/// if it does not.
+fn raise_descriptors(connections: usize) -> Option<String> {
+    let needed = connections as u64 + DESCRIPTORS_BESIDE;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft >= needed {
+        return None;
+    }
+    let most = needed.min(hard);
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok();
+    let now = if raised { most } else { soft };
+    (now < needed).then(|| {
+        format!(
+            "warning: {connections} connections need {needed} descriptors, and {now} are allowed; raise \
+             the limit (ulimit -n, LimitNOFILE) or lower --tcp-connections"
+        )
+    })
 }
 
 fn limited_line(limited: &[Limited], dry_run: bool) -> String {

@@ -7,7 +7,6 @@ use super::values::root;
 use aodns::audio::SourceKind;
 use aodns::codec::{CodecKind, EncoderSettings};
 use aodns::error::Error;
-use aodns::responder::limit::Prefix;
 use aodns::server::ServerConfig;
 use aodns::units::SampleRate;
 use aodns::wire::UDP_PAYLOAD_MAX;
@@ -154,7 +153,10 @@ fn name_servers(given: &[NameServer]) -> Vec<NameServer> {
     let mut servers: Vec<NameServer> = Vec::new();
     for server in given {
         match servers.iter_mut().find(|other| other.name.is(server.name.wire())) {
-            Some(other) => other.addresses.extend(&server.addresses),
+            Some(other) => {
+                let known = other.addresses.clone();
+                other.addresses.extend(server.addresses.iter().filter(|a| !known.contains(a)));
+            }
             None => servers.push(server.clone()),
         }
     }
@@ -203,10 +205,7 @@ fn responder(args: &ServeArgs, config: &mut ServerConfig) -> Result<(), Failure>
         Exempt::Nobody => None,
     }));
     limits.dry_run = args.rrl == Some(Rrl::DryRun);
-    if args.rrl == Some(Rrl::Off) {
-        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        limits.exempt.extend(any.iter().filter_map(|&address| Prefix::new(address, 0)));
-    }
+    limits.off = args.rrl == Some(Rrl::Off);
     Ok(())
 }
 
@@ -304,14 +303,18 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_everybody_is_exempt() {
-        let limits = job(&["a", "--rrl", "off"]).unwrap().config.responder.limits;
-        for address in ["192.0.2.1", "2001:db8::1"] {
-            let address: IpAddr = address.parse().unwrap();
-            assert!(limits.exempt.iter().any(|prefix| prefix.contains(address)));
-            let default = job(&["a"]).unwrap().config.responder.limits;
-            assert!(!default.exempt.iter().any(|prefix| prefix.contains(address)));
-        }
+    fn limits_are_on_unless_they_are_turned_off() {
+        let limits = |words| job(words).unwrap().config.responder.limits;
+        assert!(limits(&["a", "--rrl", "off"]).off && !limits(&["a"]).off);
+        assert_eq!(limits(&["a", "--rrl", "off"]).exempt, limits(&["a"]).exempt);
+    }
+
+    #[test]
+    fn z06_addresses_of_a_name_server_count_once() {
+        let words =
+            ["a", "--ns", "n.a=192.0.2.1", "--ns", "n.a=192.0.2.1", "--ns", "n.a=192.0.2.2"];
+        let servers = job(&words).unwrap().config.name_servers;
+        assert_eq!((servers.len(), servers[0].addresses.len()), (1, 2));
     }
 
     #[test]

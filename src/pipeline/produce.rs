@@ -11,8 +11,8 @@ use crate::units::{Format, Sequence};
 use crate::window::{RETENTION, Window};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A source that fell behind its clock by more than this (a suspended machine, a slow pipe) is not
@@ -47,6 +47,10 @@ pub struct ProduceCounters {
     pub segments: AtomicU64,
     /// Numbers of the window that the newest list had no room for.
     pub left_out: AtomicU64,
+    /// Times that the state file could not be written.
+    pub state_failures: AtomicU64,
+    /// Why it could not be, the last time.
+    pub state_failure: Mutex<Option<String>>,
 }
 
 /// Between two looks at whether to stop, while nothing comes.
@@ -179,12 +183,12 @@ impl StateFile {
         Ok((StateFile { path, reserved: last.unwrap_or(0) }, last))
     }
 
-    /// Makes sure that the file holds a number that is not below `sequence`.
+    /// Makes sure that the file holds a number that is not below `sequence`, some time before it must.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn reserve(&mut self, sequence: Sequence) -> Result<(), Error> {
-        if sequence <= self.reserved {
+        if sequence.saturating_add(STATE_AHEAD / 2) <= self.reserved {
             return Ok(());
         }
         self.write(sequence.saturating_add(STATE_AHEAD))
@@ -231,7 +235,7 @@ pub struct Sequencer {
 /// published, and what is in the window stays there until listeners have had time to hear it.
 ///
 /// # Errors
-/// When the state file cannot be written.
+/// When the state file cannot be written before the first segment, or at the end.
 pub fn sequence(
     mut sequencer: Sequencer,
     texts: Receiver<TimedText>,
@@ -277,7 +281,18 @@ impl Sequencer {
         let sequence = self.window.publish(segment, samples, moment());
         // Before anybody can see the number: a crash must not bring it back.
         if let Some(state) = &mut self.state {
-            state.reserve(sequence)?;
+            match state.reserve(sequence) {
+                Ok(()) => {}
+                // Later, a full disk is no reason to end the sound: numbers begin with the clock, and
+                // the file is needed only where that goes back.
+                Err(error) if counters.segments.load(Ordering::Relaxed) > 0 => {
+                    add(&counters.state_failures, 1);
+                    let mut why =
+                        counters.state_failure.lock().unwrap_or_else(PoisonError::into_inner);
+                    *why = Some(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
         }
         let snapshot = self.window.snapshot();
         add(&counters.segments, 1);
@@ -301,10 +316,11 @@ mod tests {
         assert_eq!(last, None);
         state.reserve(100).unwrap();
         assert_eq!(StateFile::open(path.clone()).unwrap().1, Some(600));
-        state.reserve(600).unwrap();
+        state.reserve(350).unwrap();
         assert_eq!(StateFile::open(path.clone()).unwrap().1, Some(600));
-        state.reserve(601).unwrap();
-        assert_eq!(StateFile::open(path.clone()).unwrap().1, Some(1101));
+        // Half of them are left when the next are reserved, so that there is time to try again.
+        state.reserve(351).unwrap();
+        assert_eq!(StateFile::open(path.clone()).unwrap().1, Some(851));
         state.close(650).unwrap();
         assert_eq!(StateFile::open(path.clone()).unwrap().1, Some(650));
         std::fs::write(&path, "many").unwrap();

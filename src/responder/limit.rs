@@ -43,6 +43,8 @@ pub struct LimitSettings {
     pub entries: usize,
     /// Clients that are not limited (A7).
     pub exempt: Vec<Prefix>,
+    /// Whether no datagram is limited, whoever sends it. Connections and held questions are.
+    pub off: bool,
     /// Whether to count and limit nothing (A8).
     pub dry_run: bool,
 }
@@ -61,6 +63,7 @@ impl Default for LimitSettings {
                 Prefix { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), bits: 8 },
                 Prefix { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 },
             ],
+            off: false,
             dry_run: false,
         }
     }
@@ -256,7 +259,12 @@ impl Limiter {
         }
     }
 
-    /// Whether `client` is not limited.
+    /// Whether no datagram is limited.
+    pub fn is_off(&self) -> bool {
+        self.settings.off
+    }
+
+    /// Whether `client` is not limited (A7).
     pub fn is_exempt(&self, client: IpAddr) -> bool {
         self.settings.exempt.iter().any(|prefix| prefix.contains(client))
     }
@@ -352,9 +360,10 @@ impl Limiter {
         if entry.logged && since(now, entry.logged_ms) < LOG_INTERVAL_MS {
             return;
         }
-        (entry.logged, entry.logged_ms) = (true, now);
         let mut limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        // One for which there is no room now is told of when there is.
         if limited.len() < LOG_MAX {
+            (entry.logged, entry.logged_ms) = (true, now);
             limited.push(Limited { prefix, rule });
         }
     }

@@ -30,6 +30,8 @@ const BACKLOG: i32 = 256;
 const QUERY_OCTETS_MAX: usize = 4096;
 /// Octets of answers that wait for their client; beyond it no question is taken (row T10).
 const OUTGOING_OCTETS_MAX: usize = 64 * 1024;
+/// The same for all clients together: where many are open, each has its share of it.
+const OUTGOING_OCTETS_TOTAL: usize = 16 << 20;
 /// Octets of answers that the system keeps for a client, or twice that, as it counts.
 const SEND_BUFFER_OCTETS: usize = 128 * 1024;
 /// Octets read at once.
@@ -480,10 +482,15 @@ impl Server<'_> {
         None
     }
 
+    /// Octets of answers that may wait for a client.
+    fn outgoing_max(&self) -> usize {
+        (OUTGOING_OCTETS_TOTAL / self.open.max(1)).min(OUTGOING_OCTETS_MAX)
+    }
+
     /// Whether nothing more may be taken from the client now.
     fn is_blocked(&self, connection: &Connection) -> bool {
         connection.closing
-            || connection.outgoing.len() - connection.sent >= OUTGOING_OCTETS_MAX
+            || connection.outgoing.len() - connection.sent >= self.outgoing_max()
             || connection.in_progress >= self.shared.settings.tcp.in_progress
     }
 
@@ -543,7 +550,7 @@ impl Server<'_> {
         while *questions > 0 && !self.is_blocked(connection) {
             let waiting = connection.outgoing.len() - connection.sent + self.answers.len();
             let Some((prefix, rest)) = octets[taken..].split_first_chunk() else { break };
-            if waiting >= OUTGOING_OCTETS_MAX {
+            if waiting >= self.outgoing_max() {
                 break;
             }
             let length = usize::from(u16::from_be_bytes(*prefix));
@@ -618,7 +625,8 @@ impl Server<'_> {
                     }
                     return;
                 }
-                Some(Insertion::Duplicate) => return,
+                // Over a connection nothing is repeated: it is a question of its own.
+                Some(Insertion::Duplicate) => {}
                 Some(Insertion::Stale) => self.view.refresh(&self.shared.publication),
                 Some(Insertion::Full) | None => counters.hold_refused.add(1),
             }

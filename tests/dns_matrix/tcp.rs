@@ -361,9 +361,14 @@ fn t12_too_many(_: &Bench) {
     let lab = plan.start();
     let mut clients: Vec<TcpStream> = (0..3).map(|_| tcp_client(lab.addr)).collect();
     for client in &mut clients {
-        client.write_all(&[0]).unwrap();
+        // With the beginning of another question behind it, it is not idle.
+        client.write_all(&[&framed(&query)[..], &[0]].concat()).unwrap();
+        receive_framed(client).unwrap();
     }
-    lab.wait_until("three open", |stats| stats.tcp_open == 3);
+    let mut fourth = tcp_client(lab.addr);
+    expect_close(&mut fourth);
+    let stats = lab.responder.stats();
+    assert_eq!((stats.tcp_open, stats.tcp_refused, stats.tcp_evicted), (3, 1, 0));
     lab.udp(&query).expect(QR | AA, [1, 1, 0, 0]);
     drop(clients);
     lab.wait_until("all gone", |stats| stats.tcp_open == 0);
