@@ -5,6 +5,7 @@
 pub mod console;
 mod demo;
 mod demo_args;
+pub mod descriptors;
 pub mod failure;
 mod flags;
 mod json;

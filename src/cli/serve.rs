@@ -1,6 +1,7 @@
 //! `aodns serve`: a server until its source ends, its time is over, or somebody wants it to stop.
 
 use super::console::{Console, Json};
+use super::descriptors;
 use super::failure::Failure;
 use super::json::{self, Value};
 use super::log::{Level, Throttle};
@@ -12,7 +13,6 @@ use super::sound;
 use aodns::error::Error;
 use aodns::responder::limit::Limited;
 use aodns::server::{Server, ServerConfig};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// Limited prefixes that are named in a line.
 const NAMED_MAX: usize = 4;
-
-/// Descriptors that a server needs beside its connections: sockets, the sound, files.
-const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// Serves.
 ///
@@ -37,7 +34,7 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     let source = sound::source(&job.source, job.looping)?;
     let signals = Signals::install()?;
     let metrics = job.metrics.map(Metrics::bind).transpose()?;
-    let descriptors = raise_descriptors(job.config.responder.tcp.connections);
+    let descriptors = descriptors::raise(job.config.responder.tcp.connections);
     let server = Server::start(job.config.clone(), source).map_err(failed)?;
     if let Some(warning) = descriptors.filter(|_| job.level >= Level::Warn) {
         console.say(&warning);
@@ -129,25 +126,6 @@ fn watch(
         }
         shown = (now, stats);
     }
-}
-
-/// Allows the process as many descriptors as its connections take, if the system lets it; a warning
-/// if it does not.
-fn raise_descriptors(connections: usize) -> Option<String> {
-    let needed = connections as u64 + DESCRIPTORS_BESIDE;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    if soft >= needed {
-        return None;
-    }
-    let most = needed.min(hard);
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok();
-    let now = if raised { most } else { soft };
-    (now < needed).then(|| {
-        format!(
-            "warning: {connections} connections need {needed} descriptors, and {now} are allowed; raise \
-             the limit (ulimit -n, LimitNOFILE) or lower --tcp-connections"
-        )
-    })
 }
 
 fn limited_line(limited: &[Limited], dry_run: bool) -> String {
