@@ -461,6 +461,9 @@ impl Follower {
     fn handle_failure(&mut self, now: Instant, ask: Ask, trouble: Trouble) {
         self.failures = self.failures.saturating_add(1);
         self.stats.outages += u64::from(self.failures == FAILURES_MAX);
+        if let (true, Mode::List(listing)) = (self.failures >= FAILURES_MAX, &mut self.mode) {
+            listing.interrupted = true;
+        }
         if self.failures > 1 {
             self.events.push_back(Event::Trouble(trouble));
         }

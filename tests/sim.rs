@@ -523,6 +523,34 @@ fn a_network_gone_for_an_hour_is_heard_within_5_s_of_its_return() {
 }
 
 #[test]
+fn a_base_layer_server_is_not_heard_later_after_an_outage_than_before() {
+    let at = |seconds| Duration::from_secs(seconds);
+    let run = run(Kind { base_layer: true, ..Kind::DEFAULT }, Duration::ZERO, at(600));
+    for (name, hop) in paths() {
+        for seconds in [30, 120] {
+            let back = at(200 + seconds);
+            let mut setting = Setting::new(vec![hop], back + at(200), 6);
+            setting.outage = (at(200), back);
+            let outcome = listen(setting, &[Arc::clone(&run)]);
+            let (_, end) = silence_after(&outcome, back);
+            let most = |from: Duration, to: Duration| {
+                let some = outcome.latencies.iter().filter(|(time, _)| (from..to).contains(time));
+                some.map(|(_, latency)| *latency).fold(0.0, f32::max)
+            };
+            let (before, after) = (most(at(100), at(200)), most(back + at(30), back + at(200)));
+            println!(
+                "{name}, {seconds} s: sound {:?} after the return, {before:.0} ms behind before, \
+                 {after:.0} after",
+                end - back
+            );
+            assert!(end < back + 10 * SECOND, "{name} {seconds}: {:?}", outcome.silences);
+            assert!(after < before + 3000.0, "{name} {seconds}: {after} ms, {before} before");
+            assert_eq!(outcome.disorder, 0, "{name} {seconds}");
+        }
+    }
+}
+
+#[test]
 fn after_an_hour_of_sleep_sound_is_back_within_5_s() {
     let long = run(Kind::DEFAULT, Duration::ZERO, HOUR + 400 * SECOND);
     for (name, hop) in paths() {

@@ -102,7 +102,7 @@ fn watch(
         }
         shown = now;
         let stats = client.stats();
-        news.tell(&stats, now, job.verbose, console);
+        news.tell(&stats, now, job, console);
         if job.verbose && !console.is_terminal() {
             console.say(&report::client_line(&stats));
         }
@@ -121,11 +121,13 @@ struct News {
     troubles: Throttle,
     /// Where the last gap told of began.
     gap: Option<Duration>,
+    /// Whether it was told that the latency asked for cannot be had.
+    wish_told: bool,
 }
 
 impl News {
     /// Tells what changed since the last time.
-    fn tell(&mut self, stats: &ClientStats, now: Instant, verbose: bool, console: &mut Console) {
+    fn tell(&mut self, stats: &ClientStats, now: Instant, job: &ListenJob, console: &mut Console) {
         let stream = stats.play.stream.as_ref().map(report::stream_words);
         if stream != self.stream {
             if let Some(stream) = &stream {
@@ -144,7 +146,19 @@ impl News {
             }
             self.trouble = trouble;
         }
-        if verbose {
+        let least = stats.play.target.filter(|_| !self.wish_told);
+        if let Some((wish, least)) = job.config.latency.zip(least) {
+            if least > wish {
+                self.wish_told = true;
+                console.say(&format!(
+                    "{} s behind cannot be had here, where segments take {:.2} s; that is aimed at \
+                     instead",
+                    wish.as_secs_f64(),
+                    least.as_secs_f64()
+                ));
+            }
+        }
+        if job.verbose {
             self.tell_gaps(stats, console);
         }
     }

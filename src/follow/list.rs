@@ -41,6 +41,8 @@ pub(super) struct Listing {
     went_back: Option<(Sequence, Instant)>,
     /// When the list last told something new.
     news: Instant,
+    /// Whether nothing answered since the last list.
+    pub(super) interrupted: bool,
 }
 
 impl Follower {
@@ -54,6 +56,7 @@ impl Follower {
             segment: None,
             went_back: None,
             news: now,
+            interrupted: false,
         });
         self.wants.clear();
         self.polls[LIST].plan(now);
@@ -109,9 +112,20 @@ impl Follower {
                     return Use::Useless;
                 }
                 listing.newest = Some(newest);
+                let interrupted = std::mem::take(&mut listing.interrupted);
                 // While the probe is out there is nothing to go on from.
                 if listing.probe.is_none() {
                     let fresh = numbers.into_iter().filter(|&number| number > seen);
+                    let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
+                    let missed = segment * fresh.clone().count() as u32;
+                    if interrupted && missed > LIST_INTERVAL * 2 {
+                        // Whoever plays all of that is later by as much from now on.
+                        self.stats.jumps += 1;
+                        self.stats.lost += self.wants.len() as u64;
+                        self.wants.clear();
+                        self.start_list(now, newest, segment, Duration::MAX, false);
+                        return Use::Useful;
+                    }
                     let room = WANTS_MAX.saturating_sub(self.wants.len());
                     let fresh: Vec<_> = fresh.take(room).collect();
                     fresh.into_iter().for_each(|number| self.want(number, now, false));
@@ -149,12 +163,13 @@ impl Follower {
             segment: listing.segment,
             went_back: None,
             news: now,
+            interrupted: false,
         };
         self.wants.clear();
         self.cursor = oldest;
         // What the list names was published one after the other, and the next is under way.
         let age = segment * (newest - oldest + 2).min(1 << 20) as u32;
-        self.start_list(now, newest, segment, RESTART_AGE.saturating_sub(age));
+        self.start_list(now, newest, segment, RESTART_AGE.saturating_sub(age), true);
         // A restarted server may be one that has `config` now.
         self.polls[CONFIG].plan(now);
     }
@@ -169,13 +184,15 @@ impl Follower {
     }
 
     /// Begins to play a list whose newest number is `newest`, at the right distance behind it. A
-    /// young run has less to play than the distance takes: `patience` is how long to wait for it.
+    /// young run has less to play than the distance takes: `patience` is how long to wait for it. With
+    /// `fresh`, the numbers are those of another run than before.
     fn start_list(
         &mut self,
         now: Instant,
         newest: Sequence,
         segment: Duration,
         patience: Duration,
+        fresh: bool,
     ) {
         let segment = segment.max(FRAME_DEFAULT);
         let delay = self.list_delay(segment);
@@ -186,7 +203,7 @@ impl Follower {
         let wait = delay.saturating_sub(there).min(patience);
         let play_at = now + wait.max(Duration::from_millis(300));
         self.cursor = start;
-        self.events.push_back(Event::Start { sequence: start, play_at, fresh: true });
+        self.events.push_back(Event::Start { sequence: start, play_at, fresh });
         let until = listing.newest.unwrap_or(newest).min(newest + WANTS_MAX as u64 / 2);
         for number in start..=until {
             if number != newest || !self.probed(number) {
@@ -209,7 +226,7 @@ impl Follower {
         let length = frame * packets as u32;
         listing.segment = Some(listing.segment.map_or(length, |known| known.max(length)));
         if listing.probe == Some(sequence) {
-            self.start_list(now, sequence, length, Duration::MAX);
+            self.start_list(now, sequence, length, Duration::MAX, true);
             if let Mode::List(listing) = &mut self.mode {
                 listing.probe = None;
             }
