@@ -19,7 +19,15 @@ fn serve(address: SocketAddr) -> Server {
     config.encoder.frame = Some(Duration::from_millis(20));
     config.encoder.bitrate = Some(64_000);
     config.segment_octets_max = 4000;
-    Server::start(config, Box::new(ToneSource::new(440))).unwrap()
+    // While no server has it, the port may be that of anybody's connection for a moment.
+    let limit = Instant::now() + Duration::from_secs(30);
+    loop {
+        match Server::start(config.clone(), Box::new(ToneSource::new(440))) {
+            Ok(server) => return server,
+            Err(error) => assert!(Instant::now() < limit, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Waits until the listener does something; the limit only ends a test that has failed.
