@@ -3,11 +3,14 @@
 #![cfg(feature = "opus")]
 #![allow(clippy::unwrap_used)] // a step that fails here is a test that fails
 
+#[path = "support/process.rs"]
+mod process;
+
 use aodns::audio::{MemorySink, NullSink, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
 use aodns::follow::Manner;
 use aodns::server::{Server, ServerConfig};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 const ROOT: &str = "music.example.com";
@@ -19,15 +22,7 @@ fn serve(address: SocketAddr) -> Server {
     config.encoder.frame = Some(Duration::from_millis(20));
     config.encoder.bitrate = Some(64_000);
     config.segment_octets_max = 4000;
-    // While no server has it, the port may be that of anybody's connection for a moment.
-    let limit = Instant::now() + Duration::from_secs(30);
-    loop {
-        match Server::start(config.clone(), Box::new(ToneSource::new(440))) {
-            Ok(server) => return server,
-            Err(error) => assert!(Instant::now() < limit, "{error}"),
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    Server::start(config, Box::new(ToneSource::new(440))).unwrap()
 }
 
 /// Waits until the listener does something; the limit only ends a test that has failed.
@@ -45,7 +40,8 @@ fn until(client: &Client, what: &str, mut holds: impl FnMut(&ClientStats) -> boo
 
 #[test]
 fn a_stream_is_heard_and_a_restart_survived() {
-    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Free for TCP as well: a connection that ended keeps its port for a minute.
+    let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
     let server = serve(address);
     let sink = MemorySink::new();
     let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
@@ -75,7 +71,7 @@ fn a_stream_is_heard_and_a_restart_survived() {
 
 #[test]
 fn sound_that_is_written_before_it_is_due_is_not_played_yet() {
-    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
     let server = serve(address);
     let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
     let client = Client::start(config, Box::new(NullSink::new())).unwrap();
