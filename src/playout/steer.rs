@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// The largest correction, in parts per million: 9 hundredths of a semitone.
 const CORRECTION_PPM_MAX: f64 = 5_000.0;
-/// For this long after the start everything is corrected twice as fast: who began too far behind
+/// For this long after the start what is far off is corrected twice as fast: who began too far behind
 /// would stay there for minutes, and the pitch is nothing that a listener has got used to.
 const BRISK: Duration = Duration::from_secs(120);
 /// See [`BRISK`].
@@ -246,8 +246,8 @@ impl Steering {
         }
     }
 
-    /// Chooses the correction for a latency that is off by `off` seconds, within `ppm_max`; both the
-    /// correction and its limit are `briskness` times what they are for a settled listener.
+    /// Chooses the correction for a latency that is off by `off` seconds, within `ppm_max`. What is far
+    /// off is corrected `briskness` times as fast as a settled listener does, and so is the limit.
     fn steer(&mut self, off: f64, tolerance: f64, ppm_max: f64, briskness: f64) {
         let within = if self.active { tolerance * TOLERANCE_ACTIVE / TOLERANCE } else { tolerance };
         self.active = off.abs() > within;
@@ -256,7 +256,7 @@ impl Steering {
             _ => 0.0,
         };
         let far = off.signum() * (off.abs() - NEAR.max(tolerance)).max(0.0);
-        let pull = (off * PPM_PER_SECOND + far * PPM_PER_SECOND_FAR) * briskness;
+        let pull = off * PPM_PER_SECOND + far * PPM_PER_SECOND_FAR * briskness;
         let pull = match (self.active, self.drift_active) {
             (true, _) => off.signum() * pull.abs().max(PPM_MIN),
             (false, true) => pull,
@@ -388,9 +388,11 @@ mod tests {
         (0..9).for_each(|n| steering.handle_need(now, (740 + 500 * (n % 3)) * MS, 240 * MS));
         assert_eq!(steering.target(), Some(1500 * MS));
         steering.handle_latency(now, 1700 * MS);
-        assert!((steering.correction_ppm() - 4_000.0).abs() < 0.1, "soon after the start");
-        steering.handle_jump(now + BRISK);
-        steering.handle_latency(now + BRISK, 1700 * MS);
-        assert!((steering.correction_ppm() - 2_000.0).abs() < 0.1, "later");
+        assert!((steering.correction_ppm() - 2_000.0).abs() < 0.1);
+        for (later, ppm) in [(Duration::ZERO, 10_000.0), (BRISK, 5_000.0)] {
+            steering.handle_jump(now + later);
+            steering.handle_latency(now + later, 2000 * MS);
+            assert_eq!(steering.correction_ppm(), ppm, "far off, after {later:?}");
+        }
     }
 }
