@@ -111,6 +111,7 @@ struct Shared {
     stop: AtomicBool,
     failed: Mutex<Option<&'static str>>,
     tcp_open: AtomicU64,
+    tcp_waiting: AtomicU64,
     /// One for each of `sockets`.
     udp: Vec<Counters>,
     tcp: Counters,
@@ -345,6 +346,7 @@ impl Responder {
             stop: AtomicBool::new(false),
             failed: Mutex::new(None),
             tcp_open: AtomicU64::new(0),
+            tcp_waiting: AtomicU64::new(0),
             udp: listening.udp.iter().map(|_| Counters::default()).collect(),
             tcp: Counters::default(),
             hold: Counters::default(),
@@ -391,7 +393,9 @@ impl Responder {
     pub fn stats(&self) -> ResponderStats {
         let shared = &self.shared;
         let open = shared.tcp_open.load(Ordering::Relaxed);
-        ResponderStats::sum(&shared.udp, &shared.tcp, &shared.hold, open)
+        let mut stats = ResponderStats::sum(&shared.udp, &shared.tcp, &shared.hold, open);
+        stats.tcp_waiting = shared.tcp_waiting.load(Ordering::Relaxed);
+        stats
     }
 
     /// The client prefixes that were limited since the last call, each at most once in 30 s.

@@ -233,6 +233,8 @@ pub fn exposition(stats: &ServerStats) -> String {
     ];
     family("socket_errors_total", "counter", "Operations on sockets that failed.", &errors);
     family("tcp_open", "gauge", "Connections open now.", &one(answers.tcp_open));
+    let waiting = one(answers.tcp_waiting);
+    family("tcp_waiting_octets", "gauge", "Answers that wait for their clients now.", &waiting);
     let connections = [
         ("{result=\"accepted\"}", answers.tcp_accepted as f64),
         ("{result=\"refused\"}", answers.tcp_refused as f64),

@@ -48,6 +48,7 @@ pub fn server_fields(stats: &ServerStats) -> Vec<Field> {
         ("receive_errors", Count(answers.receive_errors)),
         ("send_errors", Count(answers.send_errors)),
         ("tcp_open", Count(answers.tcp_open)),
+        ("tcp_waiting_octets", Count(answers.tcp_waiting)),
         ("tcp_accepted", Count(answers.tcp_accepted)),
         ("tcp_refused", Count(answers.tcp_refused)),
         ("tcp_timed_out", Count(answers.tcp_timed_out)),

@@ -139,6 +139,8 @@ pub struct ResponderStats {
     pub send_errors: u64,
     /// Connections open now.
     pub tcp_open: u64,
+    /// Octets of answers that wait for their clients now.
+    pub tcp_waiting: u64,
     /// Connections accepted.
     pub tcp_accepted: u64,
     /// Connections closed at once, as there were too many.
@@ -182,6 +184,7 @@ impl ResponderStats {
             receive_errors: sum(|c| &c.receive_errors),
             send_errors: sum(|c| &c.send_errors),
             tcp_open,
+            tcp_waiting: 0,
             tcp_accepted: sum(|c| &c.tcp_accepted),
             tcp_refused: sum(|c| &c.tcp_refused),
             tcp_timed_out: sum(|c| &c.tcp_timed_out),

@@ -18,6 +18,8 @@ use std::sync::{Mutex, PoisonError};
 const WAYS: usize = 8;
 /// A prefix is named in the log at most once in this time, in milliseconds.
 const LOG_INTERVAL_MS: u32 = 30_000;
+/// One that there was no room for is tried again after this time.
+const LOG_AGAIN_MS: u32 = 1_000;
 /// Prefixes waiting to be named.
 const LOG_MAX: usize = 16;
 
@@ -360,11 +362,13 @@ impl Limiter {
         if entry.logged && since(now, entry.logged_ms) < LOG_INTERVAL_MS {
             return;
         }
+        (entry.logged, entry.logged_ms) = (true, now);
         let mut limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
-        // One for which there is no room now is told of when there is.
         if limited.len() < LOG_MAX {
-            (entry.logged, entry.logged_ms) = (true, now);
             limited.push(Limited { prefix, rule });
+        } else {
+            // There is room for it once these are taken, and no need to look before that.
+            entry.logged_ms = now.wrapping_sub(LOG_INTERVAL_MS - LOG_AGAIN_MS);
         }
     }
 

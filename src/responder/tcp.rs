@@ -30,7 +30,7 @@ const BACKLOG: i32 = 256;
 const QUERY_OCTETS_MAX: usize = 4096;
 /// Octets of answers that wait for their client; beyond it no question is taken (row T10).
 const OUTGOING_OCTETS_MAX: usize = 64 * 1024;
-/// The same for all clients together: where many are open, each has its share of it.
+/// The same for all clients together; beyond it, who waits for anything is asked nothing more.
 const OUTGOING_OCTETS_TOTAL: usize = 16 << 20;
 /// Octets of answers that the system keeps for a client, or twice that, as it counts.
 const SEND_BUFFER_OCTETS: usize = 128 * 1024;
@@ -142,6 +142,7 @@ impl Engine {
             connections: Vec::with_capacity(most),
             free: Vec::with_capacity(most),
             open: 0,
+            waiting: 0,
             serial: 0,
             again: Vec::with_capacity(most),
             spares,
@@ -228,6 +229,8 @@ struct Server<'a> {
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     open: usize,
+    /// Octets of answers that wait for all clients together.
+    waiting: usize,
     serial: u64,
     /// Slots whose turn was over before they were done.
     again: Vec<usize>,
@@ -336,6 +339,7 @@ impl Server<'_> {
         self.open -= 1;
         self.shared.tcp_open.store(self.open as u64, Ordering::Relaxed);
         self.free.push(slot);
+        self.count_waiting(0, connection.outgoing.len() - connection.sent);
         self.keep(connection.incoming);
         self.keep(connection.outgoing);
     }
@@ -482,9 +486,15 @@ impl Server<'_> {
         None
     }
 
-    /// Octets of answers that may wait for a client.
+    /// Octets of answers that wait for a client before no question is taken from it.
     fn outgoing_max(&self) -> usize {
-        (OUTGOING_OCTETS_TOTAL / self.open.max(1)).min(OUTGOING_OCTETS_MAX)
+        if self.waiting < OUTGOING_OCTETS_TOTAL { OUTGOING_OCTETS_MAX } else { 1 }
+    }
+
+    /// Counts what waits for all clients.
+    fn count_waiting(&mut self, more: usize, less: usize) {
+        self.waiting = self.waiting + more - less;
+        self.shared.tcp_waiting.store(self.waiting as u64, Ordering::Relaxed);
     }
 
     /// Whether nothing more may be taken from the client now.
@@ -709,6 +719,7 @@ impl Server<'_> {
                 connection.outgoing = self.spare();
             }
             connection.outgoing.extend_from_slice(&self.answers[written..]);
+            self.count_waiting(self.answers.len() - written, 0);
             if first {
                 connection.phase = Phase::Write(self.now.instant);
                 connection.write_mark = connection.outgoing.len();
@@ -721,7 +732,10 @@ impl Server<'_> {
     fn flush(&mut self, connection: &mut Connection) -> bool {
         while connection.writable && connection.sent < connection.outgoing.len() {
             match connection.write_outgoing() {
-                Ok(length) => connection.sent += length,
+                Ok(length) => {
+                    connection.sent += length;
+                    self.count_waiting(0, length);
+                }
                 Err(_) => return false,
             }
         }

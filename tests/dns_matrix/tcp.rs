@@ -278,6 +278,23 @@ fn t10_never_reads(_: &Bench) {
     assert!(made < 1 << 20, "{made} octets for a client that reads none");
     lab.tcp(&plain(&below("sequence"), TXT)).expect(QR | AA, [1, 1, 0, 0]);
 
+    // However many do not read, what waits for them all is bounded; who reads is answered.
+    let lab = impatient(|limits| limits.write = Duration::from_secs(3600));
+    let mut clients: Vec<TcpStream> = (0..400).map(|_| narrow_client(&lab)).collect();
+    for client in &mut clients {
+        client.set_nonblocking(true).unwrap();
+        let _taken = client.write(&framed(&plain(&seq(FIRST + 2), TXT)).repeat(500));
+    }
+    lab.wait_until("the bound is reached", |stats| stats.tcp_waiting >= 16 << 20);
+    // By then each of the others had its turn.
+    for _ in 0..20 {
+        lab.tcp(&plain(&seq(FIRST + 2), TXT)).expect(QR | AA, [1, 9, 0, 0]);
+    }
+    let waiting = lab.responder.stats().tcp_waiting;
+    assert!(waiting < (16 << 20) + 400 * 2_400, "{waiting} octets wait");
+    drop(clients);
+    lab.wait_until("nothing waits", |stats| stats.tcp_open == 0 && stats.tcp_waiting == 0);
+
     // A client that reads on, however much waits for it, is not cut off: there is always something
     // left over for it here, for much longer than the deadline.
     let mut client = narrow_client(&lab);
