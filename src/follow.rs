@@ -69,8 +69,7 @@ pub struct StreamParameters {
 impl StreamParameters {
     /// Whether nothing but the title differs.
     pub fn sounds_like(&self, other: &StreamParameters) -> bool {
-        StreamParameters { title: String::new(), ..self.clone() }
-            == StreamParameters { title: String::new(), ..other.clone() }
+        *other == StreamParameters { title: other.title.clone(), ..self.clone() }
     }
 }
 
@@ -597,8 +596,8 @@ impl Follower {
         }
     }
 
-    /// Tells what the stream is made of, if that is new; returns whether more than the title is.
-    fn tell_stream(&mut self) -> bool {
+    /// Tells what the stream is made of, if that is new.
+    fn tell_stream(&mut self) {
         let parameters = match &self.config {
             Some(config) => StreamParameters {
                 codec: config.codec.parse().unwrap_or(self.fallback.codec),
@@ -609,12 +608,10 @@ impl Follower {
             },
             None => self.fallback.clone(),
         };
-        let alike = self.stream.as_ref().is_some_and(|stream| stream.sounds_like(&parameters));
         if self.stream.as_ref() != Some(&parameters) {
             self.stream = Some(parameters.clone());
             self.events.push_back(Event::Stream(parameters));
         }
-        !alike
     }
 
     // ---- segments -----------------------------------------------------------------------------

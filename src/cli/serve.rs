@@ -85,7 +85,7 @@ fn watch(
     let mut ended = false;
     let mut warned = Throttle::default();
     let mut waiting: Vec<Limited> = Vec::new();
-    let (mut failed, mut complained) = (0, Throttle::default());
+    let (mut failed, mut complained) = (0, None::<Instant>);
     loop {
         let until = over.map_or(shown.0 + SECOND, |over| over.min(shown.0 + SECOND));
         signals.wait(until, &[server.finished_fd()])?;
@@ -118,11 +118,10 @@ fn watch(
             console.say(&limited_line(&waiting, job.config.responder.limits.dry_run));
             waiting.clear();
         }
-        if stats.state_failures > failed {
-            failed = stats.state_failures;
-            if let Some(why) = server.state_failure().filter(|_| complained.pass(now).is_some()) {
-                console.say(&format!("warning: {why}; sound goes on, and this is tried again"));
-            }
+        let due = complained.is_none_or(|at| now >= at + MINUTE) && job.level >= Level::Warn;
+        if let Some(why) = server.state_failure().filter(|_| due && stats.state_failures > failed) {
+            (failed, complained) = (stats.state_failures, Some(now));
+            console.say(&format!("warning: {why}; sound goes on, and this is tried again"));
         }
         shown = (now, stats);
     }

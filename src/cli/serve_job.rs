@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn z06_addresses_of_a_name_server_count_once() {
+    fn z6_addresses_of_a_name_server_count_once() {
         let words =
             ["a", "--ns", "n.a=192.0.2.1", "--ns", "n.a=192.0.2.1", "--ns", "n.a=192.0.2.2"];
         let servers = job(&words).unwrap().config.name_servers;

@@ -19,7 +19,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A datagram socket and the lookup that it belongs to.
 struct Datagrams {
@@ -36,6 +36,9 @@ struct Stream {
 
 /// Messages taken from a connection at once; no listener has that many questions open.
 const TURN_MESSAGES_MAX: usize = 256;
+
+/// What the playing stage had no room for is offered again after this time.
+const UNTOLD_WAIT: Duration = Duration::from_millis(250);
 
 /// The fetcher with its sockets.
 pub struct Sockets {
@@ -203,7 +206,8 @@ impl Sockets {
     fn wait(&mut self, woken: &UnixStream, supervision: &Supervision) -> Result<bool, Error> {
         let now = Instant::now();
         let links = self.streams.iter().filter_map(|stream| stream.link.poll_timeout());
-        let timeout = match links.chain(self.fetcher.poll_timeout()).min() {
+        let untold = (!self.untold.is_empty()).then_some(now + UNTOLD_WAIT);
+        let timeout = match links.chain(self.fetcher.poll_timeout()).chain(untold).min() {
             // Rounded up: a millisecond late is better than a turn without anything to do.
             Some(at) => {
                 let left = at.saturating_duration_since(now).as_micros().div_ceil(1000);

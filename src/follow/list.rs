@@ -60,7 +60,7 @@ impl Follower {
         });
         self.wants.clear();
         self.polls[LIST].plan(now);
-        let _same_or_told = self.tell_stream();
+        self.tell_stream();
     }
 
     pub(super) fn handle_list(&mut self, now: Instant, answer: &Answer) -> Use {

@@ -107,6 +107,11 @@ struct Start {
     fetched: Vec<Event>,
 }
 
+/// How long so many segments last, each of them `longest`; bounded, whatever numbers a server tells.
+fn lasting(longest: Duration, segments: u64) -> Duration {
+    longest * segments.min(1 << 20) as u32
+}
+
 impl Schedule {
     fn segment_duration_max(&self) -> Duration {
         self.stretch(self.frame * self.packets_max as u32)
@@ -145,7 +150,7 @@ impl Schedule {
         let after = self.published.range(sequence + 1..).next();
         let longest = self.stretch(self.frame * self.packets_max as u32);
         // Of what came out of order, or before the listener did, the length is taken for the full.
-        let between = |from: Sequence, to: Sequence| longest * (to - from).min(1 << 20) as u32;
+        let between = |from: Sequence, to: Sequence| lasting(longest, to - from);
         let time = now.saturating_duration_since(sent);
         let one_way = if self.direct { (round_trip / 2).min(time / 2) } else { Duration::ZERO };
         // No answer can come before there is something to answer.
@@ -180,8 +185,7 @@ impl Schedule {
             self.published.pop_first();
         }
         if sequence + 1 == self.upcoming || resumed {
-            let ahead = self.upcoming.saturating_sub(sequence).min(1 << 20) as u32;
-            self.due = at + self.segment_duration_max() * ahead;
+            self.due = at + lasting(longest, self.upcoming.saturating_sub(sequence));
         }
         (at.checked_sub(length).unwrap_or(at), resumed)
     }
@@ -249,8 +253,7 @@ impl Follower {
             self.polls[CONFIG].plan(now + MISS_WAIT[0]);
         }
         self.polls[LIST] = Poll::default();
-        // Playing begins below.
-        let _same_or_told = self.tell_stream();
+        self.tell_stream();
         self.jump(now, edge, made, true);
     }
 
@@ -268,9 +271,11 @@ impl Follower {
     /// The stream is made of something else now, which may become known only after playing began
     /// with it: then everything begins anew at the live edge.
     pub(super) fn change_stream(&mut self, now: Instant) {
-        let changed = self.tell_stream();
+        let before = self.stream.clone();
+        self.tell_stream();
+        let alike = before.zip(self.stream.as_ref()).is_some_and(|(one, two)| one.sounds_like(two));
         if let Mode::Schedule(schedule) = &mut self.mode {
-            if changed && schedule.start.is_none() {
+            if !alike && schedule.start.is_none() {
                 schedule.changed = true;
                 self.polls[NOW].plan(now);
             }
@@ -347,8 +352,8 @@ impl Follower {
         let least = longest + way + self.path.allowance + cold + MARGIN;
         // Segments that came due meanwhile and are not here yet show what it takes as well.
         let under_way = self.wants.range(start.next..).next().map(|(&sequence, _)| {
-            let ahead = (sequence - start.next).min(1 << 20) as u32;
-            now.saturating_duration_since(start.published + longest * ahead)
+            let ahead = lasting(longest, sequence - start.next);
+            now.saturating_duration_since(start.published + ahead)
         });
         let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
             so_far + self.path.round_trip + self.path.allowance / 2
@@ -366,7 +371,7 @@ impl Follower {
         // Only a listener who asked for it waits for segments older than those.
         let oldest = if self.latency.is_some() { start.first } else { start.oldest };
         let sequence = start.next.saturating_sub(segments).max(oldest).min(start.next);
-        let length = longest * (start.next - sequence).min(1 << 20) as u32;
+        let length = lasting(longest, start.next - sequence);
         let captured = start.published.checked_sub(length).unwrap_or(start.published);
         // While the source pauses, nothing is captured: what comes next is not older than it lasts.
         let captured = match sequence == start.next {
@@ -459,8 +464,7 @@ impl Follower {
         }
         let behind = edge.next.saturating_sub(self.cursor);
         let latency = self.latency.unwrap_or(longest + self.path.allowance);
-        if behind > BEHIND_SEGMENTS_MAX
-            || longest * behind.min(1 << 20) as u32 > latency + BEHIND_MAX + longest
+        if behind > BEHIND_SEGMENTS_MAX || lasting(longest, behind) > latency + BEHIND_MAX + longest
         {
             self.stats.jumps += 1;
             self.stats.lost += self.wants.len() as u64;
@@ -474,11 +478,11 @@ impl Follower {
         let ahead = schedule.upcoming.saturating_sub(edge.next);
         schedule.upcoming = schedule.upcoming.max(edge.next);
         let last_due = Self::last_due(published, made, longest);
-        schedule.due = last_due + longest * (ahead.min(1 << 20) as u32 + 1);
+        schedule.due = last_due + lasting(longest, ahead + 1);
         schedule.ended = edge.ended;
         let early = schedule.guard;
         for (&sequence, want) in self.wants.range_mut(edge.next..) {
-            let due = last_due + longest * ((sequence - edge.next).min(1 << 20) as u32 + 1);
+            let due = last_due + lasting(longest, sequence - edge.next + 1);
             want.not_before = want.not_before.max(due + early);
             // It could not be there yet: not its fault.
             want.tries = want.tries.saturating_sub(1);
@@ -592,7 +596,7 @@ impl Follower {
             self.try_again(sequence, now + wait, LossCause::Negative);
             return;
         };
-        let due = edge + schedule.segment_duration_max() * (ahead.min(1 << 20) as u32 + 1);
+        let due = edge + lasting(schedule.segment_duration_max(), ahead.saturating_add(1));
         let overdue = now.saturating_duration_since(due);
         if overdue < schedule.segment_duration_max() {
             // It was asked for too early. Else the source pauses.

@@ -328,4 +328,35 @@ mod tests {
         assert!(error.contains("holds no number"), "{error}");
         std::fs::remove_dir_all(directory).unwrap();
     }
+
+    #[test]
+    fn a_state_file_that_cannot_be_written_ends_the_sound_only_at_its_start() {
+        let directory = std::env::temp_dir().join(format!("aodns-full-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let rate = crate::units::SampleRate::HZ_16000;
+        let window = Window::new(75, rate, Duration::from_millis(720), 1000, moment());
+        let mut sequencer = Sequencer {
+            limits: PackLimits {
+                string_octets_max: 250,
+                segment_octets_max: 2000,
+                packets_max: 12,
+                records_octets_max: usize::MAX,
+            },
+            frame_samples: 960,
+            publication: Arc::new(Publication::new(window.snapshot())),
+            window,
+            state: Some(StateFile::open(directory.join("state")).unwrap().0),
+        };
+        let segment = crate::segment::Segment { strings: vec![b"00A".to_vec()] };
+        let counters = ProduceCounters::default();
+        sequencer.publish(&segment, &counters).unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+        sequencer.state.as_mut().unwrap().reserved = 0;
+        sequencer.publish(&segment, &counters).unwrap();
+        assert_eq!(counters.segments.load(Ordering::Relaxed), 2);
+        assert_eq!(counters.state_failures.load(Ordering::Relaxed), 1);
+        let why = counters.state_failure.lock().unwrap().clone().unwrap();
+        assert!(why.contains("write state file"), "{why}");
+        assert!(sequencer.publish(&segment, &ProduceCounters::default()).is_err(), "at the start");
+    }
 }
