@@ -5,13 +5,12 @@
 and connections that are reset, 10,000 or as many as the time allows, while dnsperf asks over UDP at
 a fixed rate. Told are the times of all answers, and what the server holds before, at most, after.
 
-The client that floods takes its share of the same cores, which one on another machine would not; so it
-runs with the lowest priority, unless --nice says otherwise. How much of the difference it still makes is
-told by the controls: aodns is asked while another server is flooded, and Knot DNS and NSD are
-flooded and asked as well.
+The client that floods takes its share of the same cores, which one on another machine would not; --nice
+gives it a lower priority. How much of the difference it makes is told by the controls: aodns is asked
+while another server is flooded, and Knot DNS and NSD are flooded and asked as well.
 
 Usage: bench/flood.py [--seconds 10] [--rate 2000] [--resets 1000] [--rounds 2] [--alone]
-                      [--nice 19] [--markdown FILE]
+                      [--nice 0] [--markdown FILE]
 --resets is a second; 0 for as many as one client can make. --alone leaves the controls out.
 Needs: cargo, and Debian's packages dnsperf, knot, nsd; a control that is missing is left out, loudly.
 """
@@ -248,7 +247,7 @@ def main() -> None:
     parser.add_argument("--resets", type=float, default=1000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--alone", action="store_true")
-    parser.add_argument("--nice", type=int, default=19)
+    parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
