@@ -3,14 +3,17 @@
 
 500 connections that ask nothing, 200 that ask and never read, each opened again when it is cut off,
 and connections that are reset, 10,000 or as many as the time allows, while dnsperf asks over UDP at
-a fixed rate. Told are the times of all answers, and what the server holds before, at most, after.
+each of several rates. Quiet runs and floods take turns, and what is compared is the quantile over all
+answers of the one and all of the other: a single quiet run of a shared machine says little about its
+99th percentile. Told is also what the server holds before, at most, after.
 
 The client that floods takes its share of the same cores, which one on another machine would not; --nice
 gives it a lower priority. How much of the difference it makes is told by the controls: aodns is asked
 while another server is flooded, and Knot DNS and NSD are flooded and asked as well.
 
-Usage: bench/flood.py [--seconds 10] [--rate 2000] [--resets 1000] [--rounds 2] [--alone]
-                      [--nice 0] [--markdown FILE]
+Usage: bench/flood.py [--seconds 10] [--rates 2000,20000,50000,0] [--resets 1000] [--rounds 4]
+                      [--alone] [--nice 0] [--markdown FILE]
+--rates are questions a second, 0 for as many as dnsperf can ask; the controls are asked at the first.
 --resets is a second; 0 for as many as one client can make. --alone leaves the controls out.
 Needs: cargo, and Debian's packages dnsperf, knot, nsd; a control that is missing is left out, loudly.
 """
@@ -178,6 +181,12 @@ class Timed:
         """Microseconds."""
         return self.times[min(int(len(self.times) * share), len(self.times) - 1)] * 1e6
 
+    def add(self, other: Timed) -> None:
+        """Takes over the answers of another run."""
+        self.times = sorted(self.times + other.times)
+        self.lost += other.lost
+        self.most.most(other.most)
+
 
 def ask(server: Server, directory: Path, seconds: float, rate: int) -> Timed:
     """Times answers over UDP, and looks at what the server holds meanwhile."""
@@ -185,10 +194,11 @@ def ask(server: Server, directory: Path, seconds: float, rate: int) -> Timed:
     with output.open("w") as file:
         run = subprocess.Popen(
             ["dnsperf", "-s", "127.0.0.1", "-p", str(server.port), "-d", str(directory / "sequence"),
-             "-l", str(seconds), "-T", "1", "-c", "8", "-Q", str(rate), "-e", "-v"], stdout=file)
+             "-l", str(seconds), "-T", "1", "-c", "8", "-e", "-v",
+             *(["-Q", str(rate)] if rate else [])], stdout=file)
         while run.poll() is None:
             most.most(held(server))
-            time.sleep(0.2)
+            time.sleep(1)
     text = output.read_text()
     lost = re.search(r"Queries lost:\s+(\d+)", text)
     if run.returncode != 0 or lost is None:
@@ -197,7 +207,7 @@ def ask(server: Server, directory: Path, seconds: float, rate: int) -> Timed:
     return Timed(times, int(lost[1]), most)
 
 
-def ask_flooded(server: Server, flooded: Server, name: str, directory: Path,
+def ask_flooded(server: Server, flooded: Server, name: str, directory: Path, rate: int,
                 arguments: argparse.Namespace) -> Timed:
     """Times answers of `server` while `flooded` is flooded, and waits until the latter is rid of it."""
     before = held(flooded).descriptors
@@ -211,7 +221,7 @@ def ask_flooded(server: Server, flooded: Server, name: str, directory: Path,
     client.stdin.write("go\n")
     client.stdin.flush()
     time.sleep(0.2)
-    timed = ask(server, directory, arguments.seconds, arguments.rate)
+    timed = ask(server, directory, arguments.seconds, rate)
     timed.most.most(held(server))
     timed.flooded = json.loads(client.communicate()[0])
     deadline = time.monotonic() + 30
@@ -243,9 +253,10 @@ def start_serve() -> tuple[Server, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rate", type=int, default=2000)
+    parser.add_argument("--rates", type=lambda text: [int(rate) for rate in text.split(",")],
+                        default=[2000, 20_000, 50_000, 0])
     parser.add_argument("--resets", type=float, default=1000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--markdown", type=Path)
@@ -257,19 +268,38 @@ def main() -> None:
         return
     prepare("--bin", "aodns", "--example", "fixed_zone")
     others: list[Server] = []
-    lines = ["| asked over UDP | flooded | p50, us | p99, us | p99 to quiet | p99.9, us | lost "
-             "| resets, a second |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| asked over UDP | flooded | asked for, a second | p50, us | p99, us | p99 to quiet | p99.9, us "
+             "| lost | resets, a second |", "|---|---|---|---|---|---|---|---|---|"]
 
-    def tell(asked: str, flooded: str, timed: Timed, quiet: Timed) -> None:
+    def tell(asked: str, flooded: str, rate: int, timed: Timed, quiet: Timed, keep: bool = True) -> None:
         counts = timed.flooded
         resets = f"{counts['resets']}, {counts['resets'] / counts['seconds']:.0f}" if counts else "-"
-        line = (f"| {asked} | {flooded} | {timed.quantile(.5):.0f} | {timed.quantile(.99):.0f} | "
-                f"{timed.quantile(.99) / quiet.quantile(.99):.2f} | {timed.quantile(.999):.0f} | "
-                f"{timed.lost} of {len(timed.times)} | {resets} |")
-        lines.append(line)
+        line = (f"| {asked} | {flooded} | {rate or 'all it can'} | {timed.quantile(.5):.0f} | "
+                f"{timed.quantile(.99):.0f} | {timed.quantile(.99) / quiet.quantile(.99):.2f} | "
+                f"{timed.quantile(.999):.0f} | {timed.lost} of {len(timed.times)} | {resets} |")
+        if keep:
+            lines.append(line)
         note = f"; {counts['failed']} failed, {counts['reopened']} opened again, " \
                f"{counts['cpu']:.1f} s of the client's CPU in {counts['seconds']:.1f} s" if counts else ""
         print(line, note, flush=True)
+
+    def compare(asked: Server, flooded: Server, name: str, rate: int, rounds: int) -> tuple[Timed, Timed]:
+        """Quiet runs and floods in turn, each told; then all quiet ones and all floods."""
+        quiet, under = Timed([], 0), Timed([], 0)
+        for _ in range(rounds):
+            calm = ask(asked, directory, arguments.seconds, rate)
+            tell(asked.name, "-", rate, calm, calm, keep=False)
+            timed = ask_flooded(asked, flooded, name, directory, rate, arguments)
+            tell(asked.name, flooded.name, rate, timed, calm, keep=False)
+            quiet.add(calm)
+            under.add(timed)
+            total = {key: under.flooded.get(key, 0) + value for key, value in timed.flooded.items()}
+            under.flooded = total
+            after.append(held(asked))
+        print(f"all {rounds} together:")
+        tell(asked.name, "-", rate, quiet, quiet)
+        tell(asked.name, flooded.name, rate, under, quiet)
+        return quiet, under
 
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as path:
@@ -286,29 +316,26 @@ def main() -> None:
                         print(f"LEFT OUT: {start.__name__[6:]} is not installed", file=sys.stderr)
                     else:
                         others.append(other)
-            ask(server, directory, 1, arguments.rate)
-            quiet, before = ask(server, directory, arguments.seconds, arguments.rate), held(server)
-            tell("aodns", "-", quiet, quiet)
-            most, after = Held(), []
-            for _ in range(arguments.rounds):
-                timed = ask_flooded(server, server, name, directory, arguments)
-                most.most(timed.most)
-                after.append(held(server))
-                tell("aodns", "aodns", timed, quiet)
-            for other in others:
-                other_name = f"seq_{FIRST + 3}.{ROOT}"
-                timed = ask_flooded(server, other, other_name, directory, arguments)
-                tell("aodns", other.name, timed, quiet)
-                other_quiet = ask(other, directory, arguments.seconds, arguments.rate)
-                tell(other.name, "-", other_quiet, other_quiet)
-                timed = ask_flooded(other, other, other_name, directory, arguments)
-                tell(other.name, other.name, timed, other_quiet)
+            first = arguments.rates[0]
+            ask(server, directory, 1, first)
+            before, most, after = held(server), Held(), []
+            for rate in arguments.rates:
+                _, under = compare(server, server, name, rate, arguments.rounds)
+                most.most(under.most)
             time.sleep(2)
             after.append(held(server))
+            ours = len(after)
+            for other in others:
+                other_name = f"seq_{FIRST + 3}.{ROOT}"
+                compare(server, other, other_name, first, 2)
+                compare(other, other, other_name, first, 2)
         finally:
             for each in [server, *others]:
                 each.stop()
-    names = [f"after flood {n + 1}" for n in range(arguments.rounds)] + ["at the end"]
+    # After each rate's floods, and at the end.
+    after = [*after[arguments.rounds - 1:ours - 1:arguments.rounds], after[ours - 1]]
+    names = [f"after {(n + 1) * arguments.rounds} floods" for n in range(len(arguments.rates))]
+    names.append("at the end")
     table = ["", "| aodns | " + " | ".join(["before", "at most", *names]) + " |",
              "|---|" + "---|" * (2 + len(names))]
     for what in ("descriptors", "threads", "memory"):
