@@ -1,9 +1,9 @@
 //! What decoding alone costs, to be held against what listening costs.
 //!
 //! `cargo run --release --example decoding -- SECONDS`: encodes that much of the built-in programme
-//! as `aodns serve` does by default, then decodes it once at a stretch and once as a player must,
-//! a packet each 60 ms, and prints the CPU time of each in microseconds per second of sound. Linux
-//! tells the time of a thread to the nanosecond in /proc.
+//! as `aodns serve` does by default, then decodes it at a stretch, a packet each 60 ms, and a segment
+//! each 720 ms, and prints the CPU time of each in microseconds per second of sound. Linux tells the
+//! time of a thread to the nanosecond in /proc.
 
 use aodns::ascii::AsciiKind;
 use aodns::audio::programme::Programme;
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Characters of a string that the packet's text may take by default (docs/protocol.md).
 const TEXT_CHARS: usize = 244;
+/// Packets of a segment by default.
+const SEGMENT_PACKETS: u32 = 12;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds: u32 = std::env::args().nth(1).ok_or("usage: decoding SECONDS")?.parse()?;
@@ -29,17 +31,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let length = encoder.encode(&pcm, &mut packet)?;
         packets.push(packet[..length].to_vec());
     }
-    for paced in [false, true] {
+    for (manner, together) in [("alone", u32::MAX), ("packets", 1), ("segments", SEGMENT_PACKETS)] {
         let mut decoder = build_decoder(CodecKind::Opus, format, Some(samples), format.rate)?;
         let (began, used) = (Instant::now(), cpu()?);
         for (packet, n) in packets.iter().zip(0u32..) {
-            if paced {
+            if n % together == 0 {
                 std::thread::sleep((frame * n).saturating_sub(began.elapsed()));
             }
             decoder.decode(Some(packet), &mut pcm)?;
         }
         let used = (cpu()? - used).as_secs_f64() * 1e6 / f64::from(seconds);
-        println!("{} {used:.0}", if paced { "paced" } else { "alone" });
+        println!("{manner} {used:.0}");
     }
     Ok(())
 }
