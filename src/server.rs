@@ -63,6 +63,11 @@ pub struct ServerConfig {
     pub name_servers: Vec<NameServer>,
     /// What the server calls itself when asked (NSID, `id.server`).
     pub server_id: Option<String>,
+    /// What it says to questions for its version (`version.bind`); `None` refuses them.
+    pub version: Option<String>,
+    /// Secrets for cookies, the same for all servers at one address (RFC 9018 §5); `None` for a fresh
+    /// one at each start.
+    pub cookies: Option<CookieSecrets>,
     /// Addresses and limits of the responder.
     pub responder: ResponderSettings,
 }
@@ -83,6 +88,8 @@ impl ServerConfig {
             state: None,
             name_servers: Vec::new(),
             server_id: None,
+            version: None,
+            cookies: None,
             responder: ResponderSettings::new(listen),
         }
     }
@@ -473,7 +480,7 @@ fn responder_error(error: ResponderError) -> Error {
     Error::Responder(error)
 }
 
-/// The zone's constant part, with a fresh run id and fresh secrets.
+/// The zone's constant part, with a fresh run id and, unless they are given, fresh secrets.
 fn zone(config: &ServerConfig, plan: &Plan) -> Result<Zone, Error> {
     let random = |octets: &mut [u8]| {
         getrandom::fill(octets)
@@ -483,6 +490,8 @@ fn zone(config: &ServerConfig, plan: &Plan) -> Result<Zone, Error> {
     random(&mut id)?;
     random(&mut secret)?;
     let id = u32::from_ne_bytes(id);
+    let fresh = CookieSecrets { current: secret, previous: None };
+    let cookies = config.cookies.clone().unwrap_or(fresh);
     let mut records = Vec::new();
     wire::write_txt_record(&mut records, CONFIG_TTL, &config.record(plan, id).encode());
     Ok(Zone {
@@ -490,9 +499,9 @@ fn zone(config: &ServerConfig, plan: &Plan) -> Result<Zone, Error> {
         name_servers: config.servers(),
         id,
         config: records.into(),
-        cookies: Some(CookieSecrets { current: secret, previous: None }),
+        cookies: Some(cookies),
         server_id: config.server_id.clone(),
-        version: None,
+        version: config.version.clone(),
         keepalive: config.responder.tcp.idle,
     })
 }

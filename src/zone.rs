@@ -18,8 +18,8 @@ use crate::wire::{
     self, CLASS_CH, CLASS_IN, Edns, FLAG_AA, FLAG_QR, FLAG_RD, FLAG_TC, FLAGS_OPCODE, Name, Query,
     Question, Rcode, Reading, Rtype,
 };
-pub use cookie::CookieSecrets;
 use cookie::{CLIENT_COOKIE_OCTETS, SERVER_COOKIE_OCTETS, Validity};
+pub use cookie::{CookieSecrets, SecretsError};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -800,6 +800,9 @@ fn soon(snapshot: &Snapshot, sequence: Sequence, now: Instant) -> bool {
 /// Body of the fuzz target `respond`: any octets, asked over UDP and TCP, get what they may get.
 #[doc(hidden)]
 pub fn fuzz_respond(message: &[u8]) {
+    if let Ok(secrets) = String::from_utf8_lossy(message).parse::<CookieSecrets>() {
+        assert!(message.len() >= 32, "{secrets:?}");
+    }
     let now = Moment { instant: Instant::now(), unix_ms: 1_700_000_000_000 };
     let (zone, snapshot) = tests_support::zone_and_snapshot(now);
     let mut out = Vec::new();

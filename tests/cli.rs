@@ -246,6 +246,22 @@ fn a_state_file_without_a_number_is_named() {
 }
 
 #[test]
+fn a_file_without_secrets_for_cookies_is_named() {
+    let directory = TempDir::new("cli").unwrap();
+    let path = directory.path().join("secrets");
+    let words = ["serve", "a.example", "-i", "demo", "--listen", "127.0.0.1:0", "--cookie-secrets"];
+    let words = [&words[..], &[path.to_str().unwrap()]].concat();
+    let expect = |expected: &str| {
+        let stderr = fails(&words, 1);
+        let named = stderr.contains("secrets for cookies") && stderr.contains(words[7]);
+        assert!(named && stderr.contains(expected) && stderr.contains("openssl rand"), "{stderr}");
+    };
+    expect("No such file");
+    std::fs::write(&path, "# ours\nsecret").unwrap();
+    expect("line 2 is not 32 hexadecimal digits");
+}
+
+#[test]
 fn a_sink_that_cannot_open_is_named_before_anything_is_asked() {
     let directory = TempDir::new("cli").unwrap();
     let inside = directory.path().join("no/such.wav");
@@ -578,6 +594,49 @@ fn exchange(address: &str, message: &[u8]) -> Vec<u8> {
     let octets = socket.recv(&mut answer).unwrap();
     answer.truncate(octets);
     answer
+}
+
+#[test]
+fn n18_e12_a_server_says_its_version_and_takes_the_cookies_of_another_with_the_same_secret() {
+    let directory = TempDir::new("cli").unwrap();
+    let (ours, other) = ("0123456789abcdef0123456789ABCDEF", "00112233445566778899aabbccddeeff");
+    let serve_with = |secrets: &str| {
+        let path = directory.path().join("secrets");
+        std::fs::write(&path, secrets).unwrap();
+        let path = path.to_str().unwrap();
+        serve(&["-i", "demo", "--version-text", "a few words", "--cookie-secrets", path])
+    };
+    let name = b"\x05music\x07example\x03com\x00";
+    // The cookie is at the end of an answer, as it is at the end of a query.
+    let cookie = |answer: &[u8]| answer[answer.len() - 24..].to_vec();
+    let with = |cookie: &[u8]| {
+        let mut message = query(name, Some([7; 8]));
+        let length = message.len();
+        message.truncate(length - 8);
+        message[length - 12 - 2..length - 12].copy_from_slice(&[0, 4 + cookie.len() as u8]);
+        message[length - 10..length - 8].copy_from_slice(&[0, cookie.len() as u8]);
+        message.extend_from_slice(cookie);
+        message
+    };
+    let first = serve_with(ours);
+    let made = cookie(&exchange(&first.address, &query(name, Some([7; 8]))));
+    for (secrets, taken) in [
+        (ours.to_owned(), true),
+        (format!("{other}\n{ours}\n"), true),
+        (format!("{other}\n"), false),
+    ] {
+        let second = serve_with(&secrets);
+        let told = cookie(&exchange(&second.address, &with(&made)));
+        assert_eq!(told[..8], [7; 8]);
+        assert_eq!(told == made, taken, "{secrets}");
+        second.stop();
+    }
+    let mut message = query(b"\x07version\x04bind\x00", None);
+    let length = message.len();
+    message[length - 1] = 3;
+    let answer = exchange(&first.address, &message);
+    assert!(answer[3] & 15 == 0 && answer.ends_with(b"\x0Ba few words"), "{answer:?}");
+    first.stop();
 }
 
 #[test]

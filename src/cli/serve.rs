@@ -13,13 +13,18 @@ use super::sound;
 use aodns::error::Error;
 use aodns::responder::limit::Limited;
 use aodns::server::{Server, ServerConfig};
+use aodns::zone::{CookieSecrets, SecretsError};
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between two status lines.
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two counter lines at level `info`.
 const MINUTE: Duration = Duration::from_secs(60);
+/// Octets of a file with secrets for cookies that are read.
+const SECRETS_OCTETS_MAX: u64 = 4096;
 /// Limited prefixes that are named in a line.
 const NAMED_MAX: usize = 4;
 
@@ -35,7 +40,9 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     let signals = Signals::install()?;
     let metrics = job.metrics.map(Metrics::bind).transpose()?;
     let descriptors = descriptors::raise(job.config.responder.tcp.connections);
-    let server = Server::start(job.config.clone(), source).map_err(failed)?;
+    let mut config = job.config.clone();
+    config.cookies = job.cookie_secrets.as_deref().map(cookie_secrets).transpose()?;
+    let server = Server::start(config, source).map_err(failed)?;
     if let Some(warning) = descriptors.filter(|_| job.level >= Level::Warn) {
         console.say(&warning);
     }
@@ -56,6 +63,21 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
         console.say(&format!("served\n{}", report::server_report(&last)));
     }
     console.json(&json::event("report", report::server_fields(&last)))
+}
+
+/// Reads secrets for cookies.
+fn cookie_secrets(path: &Path) -> Result<CookieSecrets, Failure> {
+    let shown = super::console::escape(&path.display().to_string());
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::Runtime(format!(
+            "cannot take secrets for cookies from {shown}: {why}; `openssl rand -hex 16` makes one"
+        ))
+    };
+    // More than any two secrets with their comments: not the whole of what is no such file.
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    file.take(SECRETS_OCTETS_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    text.parse().map_err(|error: SecretsError| failed(&error))
 }
 
 /// Reports until the end.

@@ -80,6 +80,8 @@ pub struct ServeArgs {
     pub state: Option<PathBuf>,
     pub ns: Vec<NameServer>,
     pub server_id: Option<String>,
+    pub version_text: Option<String>,
+    pub cookie_secrets: Option<PathBuf>,
     pub udp_max_payload: Option<usize>,
     pub trust: Vec<Prefix>,
     pub rrl: Option<Rrl>,
@@ -139,7 +141,7 @@ fn short_text(word: &str, octets_max: usize) -> Result<String, String> {
 
 /// Octets of a title; more would not fit the configuration record beside the rest.
 const TITLE_OCTETS_MAX: usize = 100;
-/// Octets of a server's name for itself.
+/// Octets of what a server says of itself.
 const SERVER_ID_OCTETS_MAX: usize = 64;
 
 /// A flag of this command.
@@ -302,6 +304,20 @@ pub static SERVE: Command<ServeArgs> = Command {
                     "TEXT",
                     |a, w| put(&mut a.server_id, short_text(w, SERVER_ID_OCTETS_MAX)),
                     "what the server calls itself when asked (NSID, id.server)",
+                ),
+                Flag::value(
+                    "version-text",
+                    "TEXT",
+                    |a, w| put(&mut a.version_text, short_text(w, SERVER_ID_OCTETS_MAX)),
+                    "what it says to questions for version.bind (default: REFUSED)",
+                ),
+                Flag::value(
+                    "cookie-secrets",
+                    "FILE",
+                    |a, w| put(&mut a.cookie_secrets, Ok(w.into())),
+                    "file with the secret for DNS cookies as 32 hexadecimal digits, and on a second \
+                     line the previous one; the same for all servers at one address (default: a \
+                     fresh one at each start)",
                 ),
                 Flag::value(
                     "hold-slots",
@@ -519,6 +535,8 @@ mod tests {
                 }),
             ),
             (&["--server-id", "x"], with(|a| a.server_id = Some("x".into()))),
+            (&["--version-text", "x"], with(|a| a.version_text = Some("x".into()))),
+            (&["--cookie-secrets", "a/b"], with(|a| a.cookie_secrets = Some("a/b".into()))),
             (&["--hold-slots", "0"], with(|a| a.hold_slots = Some(0))),
             (&["--udp-threads", "2"], with(|a| a.udp_threads = Some(2))),
             (&["--tcp-connections", "5"], with(|a| a.tcp_connections = Some(5))),

@@ -12,6 +12,7 @@ use aodns::units::SampleRate;
 use aodns::wire::UDP_PAYLOAD_MAX;
 use aodns::zone::NameServer;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The port when none is said: 53 needs rights that a first try does not have.
@@ -34,6 +35,8 @@ pub struct ServeJob {
     pub level: Level,
     /// Where to offer counters.
     pub metrics: Option<SocketAddr>,
+    /// Where secrets for cookies are kept, if anywhere.
+    pub cookie_secrets: Option<PathBuf>,
 }
 
 impl ServeJob {
@@ -59,6 +62,7 @@ impl ServeJob {
         segments(&args, &mut config);
         config.name_servers = name_servers(&args.ns);
         config.server_id = args.server_id.clone();
+        config.version = args.version_text.clone();
         responder(&args, &mut config)?;
         config.plan().map_err(|error| SERVE.wrong(plan_words(&error)))?;
         let metrics = args.metrics;
@@ -82,6 +86,7 @@ impl ServeJob {
             json: args.json,
             level: args.log_level.unwrap_or_default(),
             metrics,
+            cookie_secrets: args.cookie_secrets,
         })
     }
 }
