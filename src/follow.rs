@@ -45,7 +45,7 @@ const TRIES_MAX: u32 = 3;
 /// answers, only the live edge is asked for.
 const FAILURES_MAX: u32 = 4;
 /// What the way of a segment and lost attempts may take together, unless the path is clogged.
-const BEHIND_BOUNDED: Duration = Duration::from_millis(1930);
+const BEHIND_BOUNDED: Duration = Duration::from_millis(1880);
 /// Octets of the longest packet that any codec makes (RFC 6716 §3.4 [R2]).
 const PACKET_OCTETS_MAX: usize = 1275;
 /// Frame duration of the base layer, where nobody tells it.
