@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real streams through real resolvers, to and from independent peers, over bad networks, and a crowd
-# behind one resolver (AODNS_CROWD_SECONDS, 20 by default, for each of two).
+# behind one resolver (AODNS_CROWD_SECONDS, 20 by default, for each of three).
 # Usage: scripts/interop.sh [seconds of the long stream]     default 300
 #
 # These run in real time, all at once. A machine that stalls for half a second is heard as a gap, so

@@ -65,8 +65,8 @@ pub struct ServerConfig {
     pub server_id: Option<String>,
     /// What it says to questions for its version (`version.bind`); `None` refuses them.
     pub version: Option<String>,
-    /// Secrets for cookies, the same for all servers at one address (RFC 9018 §5); `None` for a fresh
-    /// one at each start.
+    /// Secrets for cookies that outlive a restart and hold at every server of an anycast address
+    /// (RFC 9018 §5); `None` for a fresh one at each start.
     pub cookies: Option<CookieSecrets>,
     /// Addresses and limits of the responder.
     pub responder: ResponderSettings,

@@ -48,9 +48,12 @@ struct Seen {
     denied: u64,
 }
 
+/// How long each crowd listens unless it is told otherwise.
+const SECONDS: u64 = 120;
+
 fn seconds() -> u64 {
     let seconds = std::env::var("AODNS_CROWD_SECONDS").ok();
-    seconds.map_or(120, |text| text.parse().expect("a number of seconds"))
+    seconds.map_or(SECONDS, |text| text.parse().expect("a number of seconds"))
 }
 
 /// Lets `listeners` listen for a while.
@@ -122,6 +125,9 @@ fn crowds(kind: ResolverKind) {
             seen.denied,
         );
     }
+    // unbound as it is packaged looks up once for each client that asks before the first answer is
+    // there: how many do depends on the speed of the machine, and shows in a short run.
+    let counted = kind != ResolverKind::Unbound || seconds() >= SECONDS;
     for (&listeners, seen) in CROWDS.iter().zip(&heard) {
         assert_eq!((seen.gaps, seen.lost, seen.misses), (0, 0, 0), "{listeners}");
         assert!(seen.played > (listeners * (seconds() - 6)) as f64, "{} s", seen.played);
@@ -130,25 +136,32 @@ fn crowds(kind: ResolverKind) {
         assert!(seen.now <= joins + joins / 5 + 3, "{} questions for now", seen.now);
         // Each segment once by UDP and once by TCP, some twice that were asked for both ways at the
         // beginning.
-        let most = 2 * seen.segments + seen.segments / 10 + 24;
-        assert!(seen.cached <= most, "{} for {} segments", seen.cached, seen.segments);
+        let most = 2 * seen.segments + seen.segments / 10 + 12;
+        assert!(!counted || seen.cached <= most, "{} for {} segments", seen.cached, seen.segments);
         // A TTL of 60 s, and some that come together.
         assert!(seen.config <= 2 * (2 + seconds() / 60), "{} for config", seen.config);
-        // unbound asks for an address first, once for each name (RFC 9156), some again at the start.
+        // unbound asks for an address first, once for each name (RFC 9156).
         let names = seen.now + seen.segments + seen.config;
-        assert!(seen.denied <= names + names / 10 + 10, "{} for {names} names", seen.denied);
+        let most = names + names / 10;
+        assert!(!counted || seen.denied <= most, "{} for {names} names", seen.denied);
         let known = seen.now + seen.cached + seen.config + seen.denied;
         assert_eq!(seen.queries, known, "there were other questions");
     }
     // Fifteen times as many listeners do not ask the server for more than a few segments more.
     let more = heard[1].cached.saturating_sub(heard[0].cached);
-    assert!(more <= 24 + heard[0].segments / 20, "{more} more questions for segments");
+    assert!(!counted || more <= 12 + heard[0].segments / 20, "{more} more questions for segments");
 }
 
 #[test]
 #[ignore = "takes four minutes"]
 fn crowds_behind_unbound() {
     crowds(ResolverKind::Unbound);
+}
+
+#[test]
+#[ignore = "takes four minutes"]
+fn crowds_behind_unbound_without_subnets() {
+    crowds(ResolverKind::UnboundWithoutSubnets);
 }
 
 #[test]

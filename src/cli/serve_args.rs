@@ -316,8 +316,8 @@ pub static SERVE: Command<ServeArgs> = Command {
                     "FILE",
                     |a, w| put(&mut a.cookie_secrets, Ok(w.into())),
                     "file with the secret for DNS cookies as 32 hexadecimal digits, and on a second \
-                     line the previous one; the same for all servers at one address (default: a \
-                     fresh one at each start)",
+                     line the previous one, for cookies that outlive a restart (default: a fresh \
+                     one at each start)",
                 ),
                 Flag::value(
                     "hold-slots",

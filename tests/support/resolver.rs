@@ -40,6 +40,9 @@ const PORT_TAKEN: [&str; 3] =
 pub enum ResolverKind {
     /// NLnet Labs unbound, with a stub zone.
     Unbound,
+    /// The same without the module for client subnets, which Debian's loads by default: with it, each
+    /// client that asks while an answer is on its way has a look-up of its own.
+    UnboundWithoutSubnets,
     /// ISC BIND, with a static-stub zone.
     Bind,
     /// Knot Resolver, with a forwarding policy. Randomises letter case (0x20) by default.
@@ -67,6 +70,7 @@ impl ResolverKind {
     pub fn name(self) -> &'static str {
         match self {
             ResolverKind::Unbound => "unbound",
+            ResolverKind::UnboundWithoutSubnets => "unbound-without-subnets",
             ResolverKind::Bind => "bind",
             ResolverKind::Knot => "knot",
             ResolverKind::PowerDns => "powerdns",
@@ -80,7 +84,7 @@ impl ResolverKind {
     /// `DnsmasqToUnbound` needs that of `Unbound` as well.
     pub fn package(self) -> &'static str {
         match self {
-            ResolverKind::Unbound => "unbound",
+            ResolverKind::Unbound | ResolverKind::UnboundWithoutSubnets => "unbound",
             ResolverKind::Bind => "bind9",
             ResolverKind::Knot => "knot-resolver",
             ResolverKind::PowerDns => "pdns-recursor",
@@ -90,7 +94,7 @@ impl ResolverKind {
 
     fn program(self) -> &'static str {
         match self {
-            ResolverKind::Unbound => "unbound",
+            ResolverKind::Unbound | ResolverKind::UnboundWithoutSubnets => "unbound",
             ResolverKind::Bind => "named",
             ResolverKind::Knot => "kresd",
             ResolverKind::PowerDns => "pdns_recursor",
@@ -302,7 +306,11 @@ fn configure(
     let mut command = Command::new(program);
     command.current_dir(directory);
     match kind {
-        ResolverKind::Unbound => {
+        ResolverKind::Unbound | ResolverKind::UnboundWithoutSubnets => {
+            let modules = match kind {
+                ResolverKind::Unbound => "",
+                _ => "module-config: \"validator iterator\"",
+            };
             // Without its own port sharing, a port that is taken is an error.
             let text = format!(
                 r#"server:
@@ -315,6 +323,7 @@ fn configure(
     so-reuseport: no
     do-ip6: no
     do-not-query-localhost: no
+    {modules}
     local-zone: "." refuse
     local-zone: "{root}." transparent
 remote-control:
