@@ -186,6 +186,15 @@ class Timed:
         self.times = sorted(self.times + other.times)
         self.lost += other.lost
         self.most.most(other.most)
+        for key, value in other.flooded.items():
+            self.flooded[key] = self.flooded.get(key, 0) + value
+
+
+def connections_cpu(server: Server) -> float:
+    """Seconds of CPU of the thread that serves connections; of aodns alone."""
+    tasks = [task for pid in server.processes() for task in Path(f"/proc/{pid}/task").iterdir()
+             if (task / "comm").read_text().strip() == "tcp"]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def ask(server: Server, directory: Path, seconds: float, rate: int) -> Timed:
@@ -221,9 +230,11 @@ def ask_flooded(server: Server, flooded: Server, name: str, directory: Path, rat
     client.stdin.write("go\n")
     client.stdin.flush()
     time.sleep(0.2)
+    used = connections_cpu(flooded)
     timed = ask(server, directory, arguments.seconds, rate)
     timed.most.most(held(server))
-    timed.flooded = json.loads(client.communicate()[0])
+    used = connections_cpu(flooded) - used
+    timed.flooded = {**json.loads(client.communicate()[0]), "thread": used}
     deadline = time.monotonic() + 30
     while flooded is server and server.name == "aodns" and held(flooded).descriptors != before:
         if time.monotonic() > deadline:
@@ -280,11 +291,12 @@ def main() -> None:
         if keep:
             lines.append(line)
         note = f"; {counts['failed']} failed, {counts['reopened']} opened again, " \
-               f"{counts['cpu']:.1f} s of the client's CPU in {counts['seconds']:.1f} s" if counts else ""
+               f"{counts['cpu']:.1f} s of the client's CPU in {counts['seconds']:.1f} s, " \
+               f"{counts['thread']:.1f} s of the server's thread for connections" if counts else ""
         print(line, note, flush=True)
 
-    def compare(asked: Server, flooded: Server, name: str, rate: int, rounds: int) -> tuple[Timed, Timed]:
-        """Quiet runs and floods in turn, each told; then all quiet ones and all floods."""
+    def compare(asked: Server, flooded: Server, name: str, rate: int, rounds: int) -> Timed:
+        """Quiet runs and floods in turn, each told; then all quiet ones and all floods. Returns the latter."""
         quiet, under = Timed([], 0), Timed([], 0)
         for _ in range(rounds):
             calm = ask(asked, directory, arguments.seconds, rate)
@@ -293,13 +305,10 @@ def main() -> None:
             tell(asked.name, flooded.name, rate, timed, calm, keep=False)
             quiet.add(calm)
             under.add(timed)
-            total = {key: under.flooded.get(key, 0) + value for key, value in timed.flooded.items()}
-            under.flooded = total
-            after.append(held(asked))
         print(f"all {rounds} together:")
         tell(asked.name, "-", rate, quiet, quiet)
         tell(asked.name, flooded.name, rate, under, quiet)
-        return quiet, under
+        return under
 
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as path:
@@ -320,11 +329,10 @@ def main() -> None:
             ask(server, directory, 1, first)
             before, most, after = held(server), Held(), []
             for rate in arguments.rates:
-                _, under = compare(server, server, name, rate, arguments.rounds)
-                most.most(under.most)
+                most.most(compare(server, server, name, rate, arguments.rounds).most)
+                after.append(held(server))
             time.sleep(2)
             after.append(held(server))
-            ours = len(after)
             for other in others:
                 other_name = f"seq_{FIRST + 3}.{ROOT}"
                 compare(server, other, other_name, first, 2)
@@ -332,8 +340,6 @@ def main() -> None:
         finally:
             for each in [server, *others]:
                 each.stop()
-    # After each rate's floods, and at the end.
-    after = [*after[arguments.rounds - 1:ours - 1:arguments.rounds], after[ours - 1]]
     names = [f"after {(n + 1) * arguments.rounds} floods" for n in range(len(arguments.rates))]
     names.append("at the end")
     table = ["", "| aodns | " + " | ".join(["before", "at most", *names]) + " |",

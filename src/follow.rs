@@ -44,7 +44,8 @@ const TRIES_MAX: u32 = 3;
 /// Questions in a row that failed after which the network is taken to be gone: until something
 /// answers, only the live edge is asked for.
 const FAILURES_MAX: u32 = 4;
-/// What the way of a segment and lost attempts may take together, unless the path is clogged.
+/// What the way of a segment and lost attempts may take together, unless the path is clogged: with
+/// what real sockets and the buffer add, a listener stays within a segment + 2 s (tests/faults.rs).
 const BEHIND_BOUNDED: Duration = Duration::from_millis(1880);
 /// Octets of the longest packet that any codec makes (RFC 6716 §3.4 [R2]).
 const PACKET_OCTETS_MAX: usize = 1275;

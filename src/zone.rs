@@ -800,8 +800,12 @@ fn soon(snapshot: &Snapshot, sequence: Sequence, now: Instant) -> bool {
 /// Body of the fuzz target `respond`: any octets, asked over UDP and TCP, get what they may get.
 #[doc(hidden)]
 pub fn fuzz_respond(message: &[u8]) {
-    if let Ok(secrets) = String::from_utf8_lossy(message).parse::<CookieSecrets>() {
-        assert!(message.len() >= 32, "{secrets:?}");
+    let text = String::from_utf8_lossy(message).to_ascii_lowercase();
+    if let Ok(CookieSecrets { current, previous }) = text.parse() {
+        for secret in std::iter::once(current).chain(previous) {
+            let digits = format!("{:032x}", u128::from_be_bytes(secret));
+            assert!(text.contains(&digits), "a secret from nowhere");
+        }
     }
     let now = Moment { instant: Instant::now(), unix_ms: 1_700_000_000_000 };
     let (zone, snapshot) = tests_support::zone_and_snapshot(now);

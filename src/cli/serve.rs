@@ -14,7 +14,6 @@ use aodns::error::Error;
 use aodns::responder::limit::Limited;
 use aodns::server::{Server, ServerConfig};
 use aodns::zone::{CookieSecrets, SecretsError};
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,8 +22,6 @@ use std::time::{Duration, Instant};
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two counter lines at level `info`.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Octets of a file with secrets for cookies that are read.
-const SECRETS_OCTETS_MAX: u64 = 4096;
 /// Limited prefixes that are named in a line.
 const NAMED_MAX: usize = 4;
 
@@ -73,10 +70,7 @@ fn cookie_secrets(path: &Path) -> Result<CookieSecrets, Failure> {
             "cannot take secrets for cookies from {shown}: {why}; `openssl rand -hex 16` makes one"
         ))
     };
-    // More than any two secrets with their comments: not the whole of what is no such file.
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
-    file.take(SECRETS_OCTETS_MAX).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     text.parse().map_err(|error: SecretsError| failed(&error))
 }
 
