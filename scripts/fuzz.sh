@@ -1,12 +1,13 @@
-#!/bin/sh
-# Runs every fuzz target for a bounded time and prints what came of it.
+#!/usr/bin/env bash
+# Runs every fuzz target for a bounded time, as many at once as there are processors, and prints what
+# came of each.
 #
 #   scripts/fuzz.sh [seconds per target] [target...]
 #
 # Installs cargo-fuzz if it is missing; needs a C++ compiler. The committed corpus in
 # fuzz/corpus is read and never written; what is new goes to fuzz/target/corpus and is used again by
 # the next run. A finding is kept in fuzz/artifacts, and makes the exit status 1.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
@@ -29,30 +30,40 @@ number() {
     sed -n "/$2/s/.*$1 *\([0-9][0-9]*\).*/\1/p" "$3" | tail -n 1
 }
 
-failed=0
-printf '%-14s %12s %9s %9s %9s  %s\n' target execs execs/s coverage new result
-for target in $targets; do
-    log=$logs/$target
-    mine=fuzz/target/corpus/$target
+# Runs one target, and prints its line of the table.
+fuzz() {
+    local target=$1 log=$logs/$1 mine=fuzz/target/corpus/$1 result=ok
     mkdir -p "$mine" "fuzz/corpus/$target"
-    result=ok
     cargo fuzz run --sanitizer "$sanitizer" "$target" "$mine" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=8192 \
         -print_final_stats=1 >"$log" 2>&1 || result=FAILED
+    local before after execs speed
     before=$(number cov: INITED "$log")
     after=$(number cov: cov: "$log")
     execs=$(number stat::number_of_executed_units: number_of_executed "$log")
     speed=$(number stat::average_exec_per_sec: average_exec "$log")
-    if [ -z "$execs" ]; then
-        result=FAILED
+    [ -n "$execs" ] || result=FAILED
+    printf '%-14s %12s %9s %9s %9s  %s\n' "$target" "${execs:--}" "${speed:--}" "${after:--}" \
+        "$((${after:-0} - ${before:-0}))" "$result"
+    [ "$result" = ok ] && return
+    sed -n '/panicked at/,+1p; /^artifact_prefix/p; /^==.*ERROR/p; /Test unit written/p' "$log" |
+        sed 's/^/    /'
+    return 1
+}
+
+failed=0
+printf '%-14s %12s %9s %9s %9s  %s\n' target execs execs/s coverage new result
+running=0
+for target in $targets; do
+    if [ "$running" -ge "$(nproc)" ]; then
+        wait -n || failed=1
+        running=$((running - 1))
     fi
-    new=$((${after:-0} - ${before:-0}))
-    printf '%-14s %12s %9s %9s %9s  %s\n' \
-        "$target" "${execs:--}" "${speed:--}" "${after:--}" "$new" "$result"
-    if [ "$result" != ok ]; then
-        failed=1
-        sed -n '/panicked at/,+1p; /^artifact_prefix/p; /^==.*ERROR/p; /Test unit written/p' "$log" |
-            sed 's/^/    /'
-    fi
+    fuzz "$target" &
+    running=$((running + 1))
+done
+while [ "$running" -gt 0 ]; do
+    wait -n || failed=1
+    running=$((running - 1))
 done
 exit "$failed"
