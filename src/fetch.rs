@@ -24,10 +24,23 @@ use std::time::{Duration, Instant};
 
 /// Questions at the same time; the follower keeps to fewer.
 const TASKS_MAX: usize = 32;
-/// Connections to one server at the same time.
-pub const LINKS_MAX: usize = 8;
-/// Connections that are kept in use on a path that loses much.
-const LINKS_WARM: usize = 6;
+/// Connections to one server at the same time. On a path so bad that a question takes seconds, more of
+/// them are what makes one that is quick likely. A near server that does not answer has too much to do,
+/// and gets no more of them.
+pub const LINKS_MAX: usize = 16;
+/// And how many of them are kept in use.
+const LINKS_WARM: usize = 12;
+/// The same on any other path.
+const LINKS_MAX_USUAL: usize = 8;
+/// See [`LINKS_MAX_USUAL`].
+const LINKS_WARM_USUAL: usize = 6;
+/// The same to a server that has few for all its clients: unbound, which has ten, closes them all the
+/// sooner the more of them are open, and at once from the fifth on.
+const LINKS_SHORT: usize = 4;
+/// A server that closes a connection this soon after a question is short of them,
+const SHORT_AFTER: Duration = Duration::from_millis(1500);
+/// and is taken to be so for this long.
+const SHORT_FOR: Duration = Duration::from_secs(300);
 /// A question is asked anew this often when the server did not like how it was asked: with its cookie,
 /// and without EDNS. A server that never likes it has failed.
 const ANEW_MAX: u32 = 2;
@@ -133,6 +146,8 @@ struct Server {
     links: Vec<LinkUse>,
     /// Times in a row that it denied what another server has.
     contradicted: u32,
+    /// Until when it is taken to be short of connections.
+    short_until: Option<Instant>,
 }
 
 /// What goes on on a connection.
@@ -232,6 +247,7 @@ impl Fetcher {
             upstream: Upstream::new(cookie),
             links: (0..LINKS_MAX).map(|_| LinkUse::default()).collect(),
             contradicted: 0,
+            short_until: None,
         };
         Fetcher {
             root,
@@ -327,13 +343,14 @@ impl Fetcher {
     /// not begin with a handshake.
     pub fn poll_open(&mut self, now: Instant) -> Option<(usize, usize)> {
         let current = self.current;
+        let [most, warm] = self.links(now, current);
         let server = &mut self.servers[current];
         if !server.upstream.is_large() || !server.upstream.is_lossy() {
             return None;
         }
         let open = server.links.iter().filter(|link| link.is_open(now)).count();
-        let link = server.links.iter().position(|link| !link.is_open(now))?;
-        if open >= LINKS_WARM || self.follower.is_out() {
+        let link = server.links[..most].iter().position(|link| !link.is_open(now))?;
+        if open >= warm || self.follower.is_out() {
             return None;
         }
         server.links[link].used = Some(now);
@@ -350,8 +367,7 @@ impl Fetcher {
             return None;
         }
         let server = &mut self.servers[current];
-        let near = server.upstream.rtt().is_some_and(|rtt| rtt < NEAR);
-        if !near || server.upstream.is_lossy() {
+        if !server.is_near() || server.upstream.is_lossy() {
             return None;
         }
         let spent = |link: &LinkUse| link.is_open(now) && link.waiting.is_empty();
@@ -409,12 +425,21 @@ impl Fetcher {
 
     /// Hears that a connection is gone, and whether it had been established.
     pub fn handle_closed(&mut self, now: Instant, server: usize, link: usize, connected: bool) {
-        let server = &mut self.servers[server];
+        let gone = &mut self.servers[server];
         if !connected {
-            server.upstream.handle_connection_failed();
+            gone.upstream.handle_connection_failed();
         }
-        server.links[link].used = None;
-        for waiting in std::mem::take(&mut server.links[link].waiting) {
+        let recent = |waiting: &Waiting| now.saturating_duration_since(waiting.sent) < SHORT_AFTER;
+        if connected && gone.links[link].waiting.iter().any(recent) {
+            gone.short_until = Some(now + SHORT_FOR);
+        }
+        self.leave_link(now, server, link);
+    }
+
+    /// Nothing comes on a connection any more.
+    fn leave_link(&mut self, now: Instant, server: usize, link: usize) {
+        let left = std::mem::take(&mut self.servers[server].links[link]);
+        for waiting in left.waiting {
             let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
             for asked in lookups.filter(|asked| asked.key == waiting.lookup) {
                 // Opened anew, it is a way that was not tried yet.
@@ -594,6 +619,7 @@ impl Fetcher {
         asked_index: usize,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
+        let [most, _] = self.links(now, self.tasks[task].asked[asked_index].server);
         let asked = &mut self.tasks[task].asked[asked_index];
         if asked.lookup.poll_timeout() > now {
             return None;
@@ -602,11 +628,12 @@ impl Fetcher {
         let mut chosen = (0, false);
         if asked.lookup.transport() == Transport::Tcp && asked.lookup.has_next() {
             let server = &self.servers[index];
-            match server.choose_link(now, &asked.links) {
+            match server.choose_link(now, &asked.links, most) {
                 Some(link) => chosen = (link, server.links[link].is_stuck(now)),
                 None => {
                     // Everything was tried: what is under way may come, until it is too late.
-                    let stuck = server.links.iter().filter_map(LinkUse::stuck_at).min();
+                    let links = server.links[..most].iter();
+                    let stuck = links.filter_map(LinkUse::stuck_at).min();
                     asked.lookup.postpone(stuck.unwrap_or(now + STUCK_AFTER));
                     return None;
                 }
@@ -614,7 +641,7 @@ impl Fetcher {
         }
         let (link, anew) = chosen;
         if anew {
-            self.handle_closed(now, index, link, true);
+            self.leave_link(now, index, link);
         }
         let asked = &mut self.tasks[task].asked[asked_index];
         let server = &mut self.servers[index];
@@ -803,12 +830,24 @@ impl Fetcher {
             self.soundings.leave_out();
         }
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
-        let upstream = &mut self.servers[server].upstream;
-        if upstream.rtt().is_some_and(|rtt| rtt < NEAR) {
-            upstream.handle_attempts(0, self.soundings.leave_out());
+        if self.servers[server].is_near() {
+            self.servers[server].upstream.handle_attempts(0, self.soundings.leave_out());
         }
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
             self.servers[server].upstream.handle_failure(now);
+        }
+    }
+
+    /// How many connections to a server there may be, and how many are kept in use where the path
+    /// loses much.
+    fn links(&self, now: Instant, server: usize) -> [usize; 2] {
+        let server = &self.servers[server];
+        if server.short_until.is_some_and(|until| now < until) {
+            [LINKS_SHORT, LINKS_SHORT]
+        } else if server.upstream.may_be_clogged() && !server.is_near() {
+            [LINKS_MAX, LINKS_WARM]
+        } else {
+            [LINKS_MAX_USUAL, LINKS_WARM_USUAL]
         }
     }
 
@@ -826,16 +865,20 @@ impl Fetcher {
 }
 
 impl Server {
-    /// The connection for the next attempt of a lookup that went over `used` already. One is enough
-    /// while nothing is late on it; where the path loses much, several are kept in use, as to open
-    /// one takes longest just there.
-    fn choose_link(&self, now: Instant, used: &[usize]) -> Option<usize> {
+    fn is_near(&self) -> bool {
+        self.upstream.rtt().is_some_and(|rtt| rtt < NEAR)
+    }
+
+    /// The connection, one of the first `most`, for the next attempt of a lookup that went over `used`
+    /// already. One is enough while nothing is late on it; where the path loses much, several are kept
+    /// in use, as to open one takes longest just there.
+    fn choose_link(&self, now: Instant, used: &[usize], most: usize) -> Option<usize> {
         let stuck = |link: usize| self.links[link].is_stuck(now);
         let free = |&link: &usize| !used.contains(&link) || stuck(link);
         let open = |&link: &usize| self.links[link].is_open(now);
         let idle = |&link: &usize| self.links[link].waiting.is_empty();
         let load = |&link: &usize| (self.links[link].waiting.len(), self.links[link].used);
-        let all = || (0..self.links.len()).filter(free);
+        let all = || (0..most).filter(free);
         if used.is_empty() && !self.upstream.is_lossy() {
             return all().find(|link| open(link) && !stuck(*link)).or(Some(0));
         }
@@ -906,11 +949,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Questions for `config` over UDP in the first seconds on a path where each question is denied
-    /// after `round_trip`, or only `now` is and the others go unanswered.
-    fn asked_for_config(round_trip: Duration, config_is_denied: bool) -> usize {
-        let mut now = Instant::now();
-        let end = now + 2_000 * MS;
+    fn fetcher(now: Instant) -> Fetcher {
         let fallback = crate::follow::StreamParameters {
             codec: crate::codec::CodecKind::default(),
             format: crate::codec::CodecKind::default().format_default(),
@@ -920,7 +959,15 @@ mod tests {
         };
         let follower = Follower::new(fallback, None, 1, now);
         let root = "music.example.com".parse().unwrap();
-        let mut fetcher = Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]]);
+        Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]])
+    }
+
+    /// Questions for `config` over UDP in the first seconds on a path where each question is denied
+    /// after `round_trip`, or only `now` is and the others go unanswered.
+    fn asked_for_config(round_trip: Duration, config_is_denied: bool) -> usize {
+        let mut now = Instant::now();
+        let end = now + 2_000 * MS;
+        let mut fetcher = fetcher(now);
         let (mut number, mut asked, mut coming) = (0u64, 0, Vec::new());
         while now < end {
             let mut random = || {
@@ -964,6 +1011,39 @@ mod tests {
         assert!(far >= near + 24, "{far} questions, {near} near");
         let base_layer = asked_for_config(45 * MS, true);
         assert!(base_layer < 12, "{base_layer} questions of a server that has no config");
+    }
+
+    /// Connections that are kept open to a server on a path that loses half of the attempts.
+    fn kept_open(fetcher: &mut Fetcher, now: Instant) -> usize {
+        std::iter::from_fn(|| fetcher.poll_open(now)).count()
+    }
+
+    #[test]
+    fn a_bad_path_gets_more_connections_and_a_server_that_closes_them_at_once_few() {
+        let mut now = Instant::now();
+        let mut fetcher = fetcher(now);
+        assert_eq!(kept_open(&mut fetcher, now), 0);
+        let upstream = &mut fetcher.servers[0].upstream;
+        upstream.handle_truncation(true);
+        upstream.handle_attempts(20, 80);
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM_USUAL);
+        now += LINK_FRESH;
+        fetcher.servers[0].upstream.handle_attempts(120, 30);
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+        // One that is closed while nothing is asked on it says nothing, nor does one after a while.
+        let asked = Waiting { lookup: 7, id: 1, sent: now };
+        fetcher.handle_closed(now, 0, 0, true);
+        fetcher.servers[0].links[1].waiting.push(asked);
+        fetcher.handle_closed(now + SHORT_AFTER, 0, 1, true);
+        now += LINK_FRESH;
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+        let asked = Waiting { sent: now, ..asked };
+        fetcher.servers[0].links[2].waiting.push(asked);
+        fetcher.handle_closed(now + 300 * MS, 0, 2, true);
+        now += LINK_FRESH;
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_SHORT);
+        now += SHORT_FOR;
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
     }
 
     #[test]

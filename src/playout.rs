@@ -29,6 +29,9 @@ const FADE_IN: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The same where the latency is fixed, and so must be made up for.
 const PATIENCE_FIXED: Duration = Duration::from_millis(500);
+/// Who goes on after a wait for what never came waits this much longer, at most, to be as far behind as
+/// the path asks for: nearer, the next late segment would be another interruption.
+const HOLD_BACK: Duration = Duration::from_secs(2);
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
 const PRIMING_PACKETS: usize = 2;
 
@@ -371,7 +374,10 @@ impl JitterBuffer {
 
                     let patience = if self.fixed { PATIENCE_FIXED } else { PATIENCE };
                     let overdue = now.saturating_duration_since(since) >= patience
-                        && self.buffered.keys().next().is_some();
+                        && self
+                            .buffered
+                            .first_key_value()
+                            .is_some_and(|(_, next)| !self.is_held_back(now, next));
                     if here || overdue {
                         self.steering.handle_jump(now);
                         // Its time was spent waiting: go on with what comes next.
@@ -402,6 +408,12 @@ impl JitterBuffer {
                 }
             }
         }
+    }
+
+    /// Whether a segment comes so early that the next ones may be late.
+    fn is_held_back(&self, now: Instant, segment: &Buffered) -> bool {
+        let due = segment.captured.zip(self.steering.target()).map(|(at, target)| at + target);
+        due.is_some_and(|due| now < due && due.duration_since(now) <= HOLD_BACK)
     }
 
     /// Waiting for the start: `None` when the state has moved on.
@@ -753,6 +765,27 @@ mod tests {
         assert_eq!(listener.hear(4), "b0b1b2~");
         let stats = listener.buffer.stats();
         assert_eq!((stats.stalled, stats.gaps, stats.played), (5, 2, 6));
+    }
+
+    #[test]
+    fn after_a_segment_is_given_up_the_next_is_not_played_nearer_than_the_target() {
+        let ms = Duration::from_millis;
+        // With a target of 1 s, segment 12 is there 600 ms after its capture, or far too early.
+        for (latency, held) in [(600, 400), (1200, 0), (0, 1000)] {
+            let mut listener = Listener::new();
+            listener.buffer.start(listener.now, 10, listener.now, true);
+            let captured = Some(listener.now - ms(500));
+            listener.buffer.insert(10, packets(10), captured);
+            listener.hear(3);
+            (0..9).for_each(|_| listener.buffer.handle_need(listener.now, ms(740), ms(240)));
+            let stalled = listener.hear(30);
+            assert!(!stalled.contains('c'), "{stalled}");
+            let captured = Some(listener.now - ms(latency));
+            listener.buffer.insert(12, packets(12), captured);
+            let heard = listener.hear(20);
+            let silent = heard.find('c').expect("it is played") as u64 * 60;
+            assert!(silent.abs_diff(held) < 60, "{latency}: {heard}");
+        }
     }
 
     #[test]

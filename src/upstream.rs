@@ -35,6 +35,9 @@ pub(crate) const JOINED_AFTER: usize = 4;
 /// that is believed.
 const CLOGGED: f64 = 0.5;
 const CLOGGED_PROOF: f64 = 40.0;
+/// The same, where more connections are all that comes of it.
+const MAYBE: f64 = 0.4;
+const MAYBE_PROOF: f64 = 12.0;
 /// Doubt in that, as the standard deviation of a loss estimated from one attempt.
 const CLOGGED_DOUBT: f64 = 0.5;
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
@@ -172,6 +175,11 @@ impl Upstream {
     /// Whether the path loses so much that connections are always waiting for something.
     pub fn is_clogged(&self) -> bool {
         self.known >= CLOGGED_PROOF && self.loss() > CLOGGED
+    }
+
+    /// Whether it may be so: enough to do what costs little.
+    pub fn may_be_clogged(&self) -> bool {
+        self.known >= MAYBE_PROOF && self.loss() > MAYBE
     }
 
     /// Whether that is beyond doubt: beginning far behind for nothing is worse than finding out

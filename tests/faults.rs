@@ -2,10 +2,10 @@
 //! loses, delays and forges what passes between it and the server; servers and resolvers go away and
 //! come back.
 //!
-//! `cargo test --release --test faults -- --ignored --nocapture --test-threads=40`, all at once, as
-//! `scripts/interop.sh` does; AODNS_FAULT_SECONDS is how long each listens, 20 by default, and
-//! AODNS_FAULT_SEED=n rolls other dice. The targets are those of the simulation
-//! (tests/sim.rs), where an hour takes no time.
+//! `cargo test --release --test faults -- --ignored --nocapture --test-threads=40`, once with `--skip
+//! _behind_` and once with `_behind_`, as `scripts/interop.sh` does; AODNS_FAULT_SECONDS is how long each
+//! listens, 20 by default, and AODNS_FAULT_SEED=n rolls other dice. The targets are those of the
+//! simulation (tests/sim.rs), where an hour takes no time.
 
 #[path = "support/process.rs"]
 mod process;
@@ -178,6 +178,10 @@ impl Watch {
             seen.stats.fetch.retries,
             seen.stats.fetch.ignored,
         );
+        for report in &seen.stats.play.gaps {
+            let (at, gap) = (report.at.as_secs_f64(), report.gap);
+            println!("  {name}: at {at:.1} s segment {} {}", gap.sequence, gap.cause.text());
+        }
         seen
     }
 }
@@ -217,6 +221,22 @@ impl Seen {
         assert!(self.latency <= most, "{:.2} s behind, more than {most:.2} s", self.latency);
     }
 
+    /// What is promised for a path.
+    fn demand_targets(&self, way: Segments, faults: &Faults) {
+        let slowest = faults.round_trip + faults.late;
+        if faults.loss_percent <= 20 && slowest <= 300 * MS {
+            self.demand_no_gap();
+            self.demand_latency(way, 2.0);
+            self.demand_sound(length().as_secs_f64() - 4.0);
+        } else {
+            let short = 2.0 * way.duration().as_secs_f64() / length().as_secs_f64();
+            let most = SILENT_PART_MAX + short;
+            assert!(self.silence <= most, "{:.2} % silent", 100.0 * self.silence);
+            self.demand_sound(length().as_secs_f64() - 10.0);
+        }
+        assert_eq!((self.stats.follow.restarts, self.stats.fetch.negatives), (0, 0));
+    }
+
     fn demand_sound(&self, seconds: f64) {
         assert!(self.heard >= seconds, "{:.1} s of {seconds} s were heard", self.heard);
     }
@@ -243,22 +263,8 @@ fn listen_both(name: &str, faults: Faults, interval: Option<Duration>) -> [Seen;
         ways.map(|way| scope.spawn(move || listen(name, way, faults, interval)))
             .map(|listener| listener.join().expect("no panic"))
     });
-    let slowest = faults.round_trip + faults.late;
     for (way, seen) in ways.into_iter().zip(&seen) {
-        if faults.loss_percent <= 20 && slowest <= 300 * MS {
-            seen.demand_no_gap();
-            seen.demand_latency(way, 2.0);
-            seen.demand_sound(length().as_secs_f64() - 4.0);
-        } else {
-            let short = 2.0 * way.duration().as_secs_f64() / length().as_secs_f64();
-            let most = SILENT_PART_MAX + short;
-            // At 400 ms the first half minute may not suffice to learn what the way takes.
-            if slowest <= 300 * MS || length() >= SETTLED {
-                assert!(seen.silence <= most, "{:.2} % silent", 100.0 * seen.silence);
-            }
-            seen.demand_sound(length().as_secs_f64() - 10.0);
-        }
-        assert_eq!((seen.stats.follow.restarts, seen.stats.fetch.negatives), (0, 0));
+        seen.demand_targets(way, &faults);
     }
     seen
 }
@@ -456,6 +462,46 @@ fn restarted_resolver(kind: ResolverKind) {
     let seen = watch.end(&format!("{} restarted", kind.name()));
     seen.demand_return(back, BACK_MAX);
     assert!(before <= Segments::Streams.duration().as_secs_f64() + 0.5, "{before:.2} s behind");
+}
+
+/// A bad network between a listener and its resolver.
+fn behind(kind: ResolverKind, loss_percent: u64, ms: u64) {
+    let resolver = match Resolver::start(kind, ROOT, Segments::Streams.server()) {
+        Ok(resolver) => resolver,
+        Err(NotStarted::NotInstalled(package)) => return skip(kind.name(), package),
+        Err(error) => panic!("{error}"),
+    };
+    let faults = Faults { loss_percent, round_trip: MS * ms as u32, ..Faults::default() };
+    let proxy = Proxy::start(resolver.addr(), faults, seed(&faults, Segments::Streams));
+    let mut watch = Watch::start(proxy.address(), None);
+    watch.until(length());
+    let seen = watch.end(&format!("{loss_percent} % loss, {ms} ms to {}", kind.name()));
+    seen.demand_targets(Segments::Streams, &faults);
+}
+
+macro_rules! behind {
+    ($($name:ident: $kind:ident, $percent:expr, $ms:expr;)*) => {
+        $(
+            #[test]
+            #[ignore = "takes half a minute"]
+            fn $name() {
+                behind(ResolverKind::$kind, $percent, $ms);
+            }
+        )*
+    };
+}
+
+// unbound at 40 % and 400 ms is left out: no more than four of its ten connections can be used (see
+// src/fetch.rs), and through those not enough comes. docs/performance.md has the figures.
+behind! {
+    unbound_behind_loss_20_rtt_300: Unbound, 20, 300;
+    unbound_behind_loss_40_rtt_80: Unbound, 40, 80;
+    bind_behind_loss_20_rtt_300: Bind, 20, 300;
+    bind_behind_loss_40_rtt_80: Bind, 40, 80;
+    bind_behind_loss_40_rtt_400: Bind, 40, 400;
+    dnsmasq_behind_loss_20_rtt_300: Dnsmasq, 20, 300;
+    dnsmasq_behind_loss_40_rtt_80: Dnsmasq, 40, 80;
+    dnsmasq_behind_loss_40_rtt_400: Dnsmasq, 40, 400;
 }
 
 #[test]

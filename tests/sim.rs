@@ -56,7 +56,9 @@ fn run(kind: Kind, begins: Duration, ends: Duration) -> Arc<Run> {
 }
 
 fn listen(setting: Setting, runs: &[Arc<Run>]) -> Outcome {
-    World::new(setting, runs.to_vec(), base()).run()
+    let outcome = World::new(setting, runs.to_vec(), base()).run();
+    assert_eq!(outcome.spins, 0, "there was a time to wait for");
+    outcome
 }
 
 // ---- the table --------------------------------------------------------------------------------

@@ -47,8 +47,12 @@ const TARGET_FALL_MAX: f64 = 0.004;
 const SETTLING: Duration = Duration::from_secs(60);
 /// See [`SETTLING`]; in seconds.
 const PEAK_FADE_MIN: f64 = 10.0;
-/// Beyond its target by more than this, the latency is brought back by leaving something out.
+/// Beyond its target by more than this, and more than lost attempts may take, the latency is brought
+/// back by leaving something out.
 const EXCESS_MAX: Duration = Duration::from_secs(3);
+/// And what was within that is not brought back before it is beyond it by this: a target that falls a
+/// little is no reason for an interruption.
+const EXCESS_MORE: Duration = Duration::from_secs(1);
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
@@ -81,6 +85,8 @@ pub struct Steering {
     target: Option<Duration>,
     /// When playing began.
     started: Option<Instant>,
+    /// The latest latency near the target, since it last changed at once.
+    near: Option<Duration>,
     latencies: VecDeque<f64>,
     levels: VecDeque<(Instant, f64)>,
     /// Whether the latency is being brought to the target.
@@ -106,6 +112,7 @@ impl Steering {
             peak: None,
             target: None,
             started: None,
+            near: None,
             latencies: VecDeque::new(),
             levels: VecDeque::new(),
             active: false,
@@ -153,14 +160,21 @@ impl Steering {
     }
 
     /// By how much `latency` is so far beyond the target that playing faster is not worth while.
-    pub fn excess(&self, latency: Duration) -> Option<Duration> {
+    pub fn excess(&mut self, latency: Duration) -> Option<Duration> {
         let excess = latency.saturating_sub(self.target?);
-        (excess > EXCESS_MAX).then_some(excess)
+        let most = EXCESS_MAX.max(self.allowance);
+        if excess <= most {
+            self.near = Some(latency);
+        }
+        let crept = self.near.is_some_and(|near| latency < near + EXCESS_MORE);
+        let most = if crept { most + EXCESS_MORE } else { most };
+        (excess > most).then_some(excess)
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
     pub fn handle_jump(&mut self, now: Instant) {
         self.account(now);
+        self.near = None;
         self.latencies.clear();
         self.drifting.clear();
     }
@@ -369,6 +383,21 @@ mod tests {
         let later = (0..1000).map(|_| need(&mut steering, 740 * MS)).last().unwrap();
         assert!(later < 1010 * MS, "{later:?} after 12 min");
         assert!(need(&mut steering, 3600 * 1000 * MS) <= TARGET_MAX, "bounded");
+    }
+
+    #[test]
+    fn what_is_far_behind_is_brought_back_but_not_because_the_target_falls_a_little() {
+        let mut steering = Steering::new(Some(1000 * MS));
+        let now = Instant::now();
+        steering.handle_start(now, None);
+        assert_eq!(steering.excess(4100 * MS), Some(3100 * MS));
+        assert_eq!(steering.excess(3900 * MS), None);
+        assert_eq!(steering.excess(4100 * MS), None, "it was near");
+        assert_eq!(steering.excess(4950 * MS), Some(3950 * MS), "a second at once");
+        steering.handle_jump(now);
+        assert_eq!(steering.excess(4100 * MS), Some(3100 * MS), "after a wait it counts anew");
+        steering.handle_need(now, 740 * MS, 6000 * MS);
+        assert_eq!(steering.excess(6900 * MS), None, "lost attempts may take as long");
     }
 
     #[test]

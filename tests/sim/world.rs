@@ -93,6 +93,8 @@ pub struct Outcome {
     /// Pieces of silence: from, to.
     pub silences: Vec<(Duration, Duration)>,
     pub causes: BTreeMap<&'static str, u64>,
+    /// Times that the fetcher wanted to be called again at once, having done all there is to do.
+    pub spins: u64,
     pub fetch: FetchStats,
     pub follow: FollowStats,
     pub playout: PlayoutStats,
@@ -238,6 +240,7 @@ impl World {
             first_sound: None,
             silences: Vec::new(),
             causes: BTreeMap::new(),
+            spins: 0,
             fetch: fetcher.stats(),
             follow: fetcher.follower().stats(),
             playout: buffer.stats(),
@@ -421,6 +424,7 @@ impl World {
             }
         }
         if let Some(at) = self.fetcher.poll_timeout() {
+            self.result.spins += u64::from(at <= now);
             let at = self.now + at.saturating_duration_since(now).max(Duration::from_micros(1));
             if self.wake_at.is_none_or(|wake_at| at < wake_at) {
                 self.wake_at = Some(at);

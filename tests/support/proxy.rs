@@ -3,7 +3,8 @@
 //!
 //! Datagrams are lost each way by themselves. What is lost on a connection comes later by the
 //! retransmissions, as in the simulation (tests/sim/net.rs), and delays what is behind it. A handshake
-//! over loopback cannot be delayed, so its round trips and losses delay the first question instead.
+//! over loopback cannot be delayed, so its round trips and losses delay the first question instead; to
+//! the server, the connection comes when the last SYN does.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::OccupiedEntry;
@@ -279,10 +280,20 @@ fn send_forgeries(answer: &[u8], back: &UdpSocket, client: SocketAddr) {
     let _unsent = elsewhere.send_to(&denial, client);
 }
 
+/// Connects to the server when the listener's last SYN comes there, and carries what follows.
 fn carry_connection(network: &Arc<Network>, client: TcpStream) {
-    let Ok(upstream) = TcpStream::connect(network.server) else { return };
     let up = Instant::now() + network.handshake();
-    for (from, to, forth) in [(&client, &upstream, true), (&upstream, &client, false)] {
+    let carrier = Arc::clone(network);
+    network.later.at(up - network.faults.round_trip / 2, move || {
+        // Where no server listens, the listener is told by the end of its connection.
+        let Ok(upstream) = TcpStream::connect(carrier.server) else { return };
+        carry_octets(&carrier, &client, &upstream, up);
+    });
+}
+
+/// Carries what is sent on a connection that can be written to from `up` on.
+fn carry_octets(network: &Arc<Network>, client: &TcpStream, upstream: &TcpStream, up: Instant) {
+    for (from, to, forth) in [(client, upstream, true), (upstream, client, false)] {
         // One that is closed already needs nothing carried.
         let (Ok(mut from), Ok(to)) = (from.try_clone(), to.try_clone()) else { return };
         let (network, to) = (Arc::clone(network), Arc::new(to));
