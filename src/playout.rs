@@ -29,8 +29,8 @@ const FADE_IN: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The same where the latency is fixed, and so must be made up for.
 const PATIENCE_FIXED: Duration = Duration::from_millis(500);
-/// Who goes on after a wait for what never came waits this much longer, at most, to be as far behind as
-/// the path asks for: nearer, the next late segment would be another interruption.
+/// Who goes on after a wait for what never came waits until it is as far behind as the path asks for, if
+/// that takes no longer than this: nearer, the next late segment would be another interruption.
 const HOLD_BACK: Duration = Duration::from_secs(2);
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
 const PRIMING_PACKETS: usize = 2;
@@ -770,7 +770,7 @@ mod tests {
     #[test]
     fn after_a_segment_is_given_up_the_next_is_not_played_nearer_than_the_target() {
         let ms = Duration::from_millis;
-        // With a target of 1 s, segment 12 is there 600 ms after its capture, or far too early.
+        // With a target of 1 s, what is there 600 ms after its capture is held for 400 ms.
         for (latency, held) in [(600, 400), (1200, 0), (0, 1000)] {
             let mut listener = Listener::new();
             listener.buffer.start(listener.now, 10, listener.now, true);

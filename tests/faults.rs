@@ -269,10 +269,13 @@ fn listen_both(name: &str, faults: Faults, interval: Option<Duration>) -> [Seen;
     seen
 }
 
+fn lossy_path(loss_percent: u64, ms: u64) -> Faults {
+    Faults { loss_percent, round_trip: MS * ms as u32, ..Faults::default() }
+}
+
 fn lossy(loss_percent: u64, ms: u64) {
     let name = format!("{loss_percent} % loss, {ms} ms");
-    let faults = Faults { loss_percent, round_trip: MS * ms as u32, ..Faults::default() };
-    let seen = listen_both(&name, faults, None);
+    let seen = listen_both(&name, lossy_path(loss_percent, ms), None);
     if (loss_percent, ms) == (0, 0) {
         seen[0].demand_latency(Segments::Streams, 0.3);
         seen[1].demand_latency(Segments::Datagrams, 0.3);
@@ -464,19 +467,21 @@ fn restarted_resolver(kind: ResolverKind) {
     assert!(before <= Segments::Streams.duration().as_secs_f64() + 0.5, "{before:.2} s behind");
 }
 
-/// A bad network between a listener and its resolver.
-fn behind(kind: ResolverKind, loss_percent: u64, ms: u64) {
+/// Listens through a resolver with a bad network before it; `None` where it is not installed.
+fn behind(kind: ResolverKind, faults: Faults) -> Option<Seen> {
     let resolver = match Resolver::start(kind, ROOT, Segments::Streams.server()) {
         Ok(resolver) => resolver,
-        Err(NotStarted::NotInstalled(package)) => return skip(kind.name(), package),
+        Err(NotStarted::NotInstalled(package)) => {
+            skip(kind.name(), package);
+            return None;
+        }
         Err(error) => panic!("{error}"),
     };
-    let faults = Faults { loss_percent, round_trip: MS * ms as u32, ..Faults::default() };
     let proxy = Proxy::start(resolver.addr(), faults, seed(&faults, Segments::Streams));
     let mut watch = Watch::start(proxy.address(), None);
     watch.until(length());
-    let seen = watch.end(&format!("{loss_percent} % loss, {ms} ms to {}", kind.name()));
-    seen.demand_targets(Segments::Streams, &faults);
+    let (loss, ms) = (faults.loss_percent, faults.round_trip.as_millis());
+    Some(watch.end(&format!("{loss} % loss, {ms} ms to {}", kind.name())))
 }
 
 macro_rules! behind {
@@ -485,14 +490,15 @@ macro_rules! behind {
             #[test]
             #[ignore = "takes half a minute"]
             fn $name() {
-                behind(ResolverKind::$kind, $percent, $ms);
+                let faults = lossy_path($percent, $ms);
+                if let Some(seen) = behind(ResolverKind::$kind, faults) {
+                    seen.demand_targets(Segments::Streams, &faults);
+                }
             }
         )*
     };
 }
 
-// unbound at 40 % and 400 ms is left out: no more than four of its ten connections can be used (see
-// src/fetch.rs), and through those not enough comes. docs/performance.md has the figures.
 behind! {
     unbound_behind_loss_20_rtt_300: Unbound, 20, 300;
     unbound_behind_loss_40_rtt_80: Unbound, 40, 80;
@@ -502,6 +508,17 @@ behind! {
     dnsmasq_behind_loss_20_rtt_300: Dnsmasq, 20, 300;
     dnsmasq_behind_loss_40_rtt_80: Dnsmasq, 40, 80;
     dnsmasq_behind_loss_40_rtt_400: Dnsmasq, 40, 400;
+}
+
+/// Misses the target: of the ten connections of unbound no more than four can be used (src/fetch.rs), and
+/// through those not enough comes. What it comes to is printed; that it goes on is demanded.
+#[test]
+#[ignore = "takes half a minute"]
+fn unbound_behind_loss_40_rtt_400() {
+    if let Some(seen) = behind(ResolverKind::Unbound, lossy_path(40, 400)) {
+        seen.demand_sound(1.0);
+        assert_eq!(seen.stats.follow.restarts, 0);
+    }
 }
 
 #[test]
