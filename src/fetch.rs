@@ -45,8 +45,6 @@ const SHORT_FOR: Duration = Duration::from_secs(300);
 /// A question is asked anew this often when the server did not like how it was asked: with its cookie,
 /// and without EDNS. A server that never likes it has failed.
 const ANEW_MAX: u32 = 2;
-/// A resolver whose round trip is shorter is near.
-const NEAR: Duration = Duration::from_millis(30);
 /// A connection that was not used for this long may be closed by now.
 const LINK_FRESH: Duration = Duration::from_millis(4500);
 /// A connection on which an answer is this late is better made anew: its timers have doubled and
@@ -346,7 +344,7 @@ impl Fetcher {
         let current = self.current;
         let [most, warm] = self.links(now, current);
         let server = &mut self.servers[current];
-        if !server.upstream.is_large() || !server.upstream.is_lossy() {
+        if !server.upstream.is_large() || !server.upstream.has_bad_path() {
             return None;
         }
         let open = server.links.iter().filter(|link| link.is_open(now)).count();
@@ -367,13 +365,14 @@ impl Fetcher {
         if self.follower.is_direct() {
             return None;
         }
-        let server = &mut self.servers[current];
-        if !server.is_near() || server.upstream.is_lossy() {
+        let server = &self.servers[current];
+        if !server.upstream.is_near() || server.upstream.has_bad_path() {
             return None;
         }
-        let spent = |link: &LinkUse| link.is_open(now) && link.waiting.is_empty();
+        let awaited = |waiting: &Waiting| self.find(waiting.lookup).is_some();
+        let spent = |link: &LinkUse| link.is_open(now) && !link.waiting.iter().any(awaited);
         let link = server.links.iter().position(spent)?;
-        server.links[link].used = None;
+        self.servers[current].links[link] = LinkUse::default();
         Some((current, link))
     }
 
@@ -651,6 +650,10 @@ impl Fetcher {
         if asked.lookup.tried() > 1 {
             self.stats.retries += 1;
             server.upstream.handle_repetition();
+            // Late on a connection need not be lost: whether datagrams are shows which it is.
+            if transport == Transport::Tcp && server.upstream.is_near() {
+                self.soundings.ask_one();
+            }
         }
         if asked.hedge {
             self.stats.hedged += 1;
@@ -831,7 +834,7 @@ impl Fetcher {
             self.soundings.leave_out();
         }
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
-        if self.servers[server].is_near() {
+        if self.servers[server].upstream.is_near() {
             self.servers[server].upstream.handle_attempts(0, self.soundings.leave_out());
         }
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
@@ -845,7 +848,7 @@ impl Fetcher {
         let server = &self.servers[server];
         if server.short_until.is_some_and(|until| now < until) {
             [LINKS_SHORT, LINKS_SHORT]
-        } else if server.upstream.may_be_clogged() && !server.is_near() {
+        } else if server.upstream.may_be_clogged() && !server.upstream.is_near() {
             [LINKS_MAX, LINKS_WARM]
         } else {
             [LINKS_MAX_USUAL, LINKS_WARM_USUAL]
@@ -866,10 +869,6 @@ impl Fetcher {
 }
 
 impl Server {
-    fn is_near(&self) -> bool {
-        self.upstream.rtt().is_some_and(|rtt| rtt < NEAR)
-    }
-
     /// The connection, one of the first `most`, for the next attempt of a lookup that went over `used`
     /// already. One is enough while nothing is late on it; where the path loses much, several are kept
     /// in use, as to open one takes longest just there.
@@ -880,7 +879,7 @@ impl Server {
         let idle = |&link: &usize| self.links[link].waiting.is_empty();
         let load = |&link: &usize| (self.links[link].waiting.len(), self.links[link].used);
         let all = || (0..most).filter(free);
-        if used.is_empty() && !self.upstream.is_lossy() {
+        if used.is_empty() && !self.upstream.has_bad_path() {
             return all().find(|link| open(link) && !stuck(*link)).or(Some(0));
         }
         let spare = all().filter(open).filter(idle).min_by_key(load);
@@ -1045,6 +1044,59 @@ mod tests {
         assert_eq!(kept_open(&mut fetcher, now), LINKS_SHORT);
         now += SHORT_FOR;
         assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+    }
+
+    /// Datagrams sent until `end`, nothing being answered: the lookups.
+    fn datagrams(fetcher: &mut Fetcher, mut now: Instant, end: Instant) -> Vec<(u64, Vec<u8>)> {
+        let mut sent = Vec::new();
+        while now < end {
+            while let Some(transmit) = fetcher.poll_transmit(now, &mut || 0x6162) {
+                if let Route::Datagram { lookup } = transmit.route {
+                    sent.push((lookup, transmit.message().to_vec()));
+                }
+            }
+            now = fetcher.poll_timeout().unwrap_or(end).max(now + MS).min(end);
+            fetcher.handle_timeout(now);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_near_server_that_is_late_over_connections_is_sounded_and_gets_none_to_keep() {
+        let now = Instant::now();
+        for datagrams_are_lost in [false, true] {
+            let mut fetcher = fetcher(now);
+            let upstream = &mut fetcher.servers[0].upstream;
+            upstream.handle_round_trip(5 * MS);
+            (0..3).for_each(|_| upstream.handle_truncation(true));
+            upstream.handle_attempts(0, fetcher.soundings.leave_out());
+            fetcher.begin(now, Ask::Segment(7), 1);
+            let sent = datagrams(&mut fetcher, now, now + 300 * MS);
+            let config = |(_, message): &&(u64, Vec<u8>)| message[13..].starts_with(b"config");
+            let soundings = sent
+                .iter()
+                .filter(config)
+                .filter(|(lookup, _)| fetcher.soundings.contains(*lookup));
+            let soundings = soundings.cloned().collect::<Vec<_>>();
+            assert_eq!(soundings.len(), 1, "one for one late answer");
+            let mut late = now + 301 * MS;
+            if datagrams_are_lost {
+                late += 250 * MS;
+                datagrams(&mut fetcher, now + 301 * MS, late);
+            } else {
+                let (lookup, message) = &soundings[0];
+                fetcher.handle_datagram(late, *lookup, &denial(message));
+            }
+            assert!(fetcher.upstream(0).is_lossy());
+            let open = fetcher.servers[0].links.iter().filter(|link| link.is_open(late)).count();
+            let kept = kept_open(&mut fetcher, late);
+            let expected = if datagrams_are_lost { LINKS_WARM_USUAL - open } else { 0 };
+            assert_eq!(kept, expected, "{datagrams_are_lost}");
+            // What nobody waits for any more is closed, with or without an answer.
+            fetcher.tasks.clear();
+            let closed = std::iter::from_fn(|| fetcher.poll_close(late)).count();
+            assert_eq!(closed, if datagrams_are_lost { 0 } else { open });
+        }
     }
 
     #[test]

@@ -26,6 +26,10 @@ const DOWN_FOR: Duration = Duration::from_secs(5);
 const DOWN_FOR_MAX: Duration = Duration::from_secs(60);
 /// Attempts that the estimate of loss looks back on.
 const LOSS_MEMORY: f64 = 300.0;
+/// A server whose round trip is shorter is near.
+pub(crate) const NEAR: Duration = Duration::from_millis(30);
+/// Soundings of the way to a near server that the estimate of lost datagrams looks back on.
+const SOUNDING_MEMORY: f64 = 24.0;
 /// Loss beyond which attempts for segments start at half the interval.
 const LOSSY: f64 = 0.03;
 /// Attempts over UDP after which a segment on a path that loses much is asked for by a second lookup
@@ -98,6 +102,9 @@ pub struct Upstream {
     /// Attempts whose fate is known, and those of them that were lost, both fading.
     known: f64,
     lost: f64,
+    /// Soundings, and those of them that were lost, both fading.
+    sounded: f64,
+    unheard: f64,
     truncated_in_row: u32,
     failures: u32,
     down_until: Option<Instant>,
@@ -116,6 +123,8 @@ impl Upstream {
             responses: [Recent::default(), Recent::default()],
             known: 0.0,
             lost: 0.0,
+            sounded: 0.0,
+            unheard: 0.0,
             truncated_in_row: 0,
             failures: 0,
             down_until: None,
@@ -141,7 +150,8 @@ impl Upstream {
     /// much, a `pressing` question is repeated at half of that: the interval of C09 would leave only
     /// seven attempts in the time that a listener is behind.
     pub fn paces(&self, policy: &RetryPolicy, pressing: bool) -> [Pace; 2] {
-        let then = if pressing && self.is_lossy() { policy.interval / 2 } else { policy.interval };
+        let then =
+            if pressing && self.has_bad_path() { policy.interval / 2 } else { policy.interval };
         let usual = |recent: &Recent| recent.quantile(0.25);
         let after = |time: Duration| time * 5 / 4 + Duration::from_millis(30);
         let udp = usual(&self.responses[0]).or(self.rtt).map_or(Duration::ZERO, after);
@@ -194,6 +204,26 @@ impl Upstream {
         self.lost >= 1.0 && self.loss() > LOSSY
     }
 
+    /// Whether the server is near.
+    pub fn is_near(&self) -> bool {
+        self.rtt.is_some_and(|rtt| rtt < NEAR)
+    }
+
+    /// Whether it is the path that loses much. A near server whose answers over TCP are late while
+    /// soundings are answered has too much to do, or no connection to spare: asking it more, or
+    /// keeping connections open, would make that worse for all who ask it.
+    pub fn has_bad_path(&self) -> bool {
+        let unheard = self.unheard >= 0.5 && self.unheard > self.sounded * LOSSY;
+        self.is_lossy() && (!self.is_near() || unheard)
+    }
+
+    /// Learns the fate of a question that was asked only to learn it.
+    pub fn handle_sounding(&mut self, lost: bool) {
+        let fade = 1.0 - 1.0 / SOUNDING_MEMORY;
+        self.sounded = self.sounded * fade + 1.0;
+        self.unheard = self.unheard * fade + f64::from(u8::from(lost));
+    }
+
     /// How much later than usual a segment may come because attempts for it were lost, but for one
     /// in a million. Never less than one lost attempt takes.
     pub fn retry_allowance(&self, policy: &RetryPolicy) -> Duration {
@@ -203,7 +233,7 @@ impl Upstream {
         let attempts_max =
             attempts_max + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
         // Attempts on a path that loses much are not independent of each other.
-        let more = if self.is_lossy() { 2.0 } else { 0.0 };
+        let more = if self.has_bad_path() { 2.0 } else { 0.0 };
         // There is no half an attempt.
         let attempts = (CHANCE.ln() / loss.ln() + more - 1e-6).ceil().clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);

@@ -2,8 +2,9 @@
 //! live edge to play, and to go back later takes minutes. So `config` is asked for two dozen times
 //! more, which any cache answers. Nothing is made of the answers but that they came.
 
-use super::{Fetcher, NEAR, Route, Transmit, attempt, message_id};
+use super::{Fetcher, Route, Transmit, attempt, message_id};
 use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};
+use crate::upstream::NEAR;
 use std::time::{Duration, Instant};
 
 /// Questions. A path that loses a fifth of the packets each way answers two dozen in a row once in
@@ -25,6 +26,8 @@ struct Sounding {
     sent: Instant,
     /// Whether it counts as lost, until it is known better.
     overdue: bool,
+    /// Whether it is one of those that playing begins with.
+    first: bool,
 }
 
 /// The questions still to be asked and those not answered yet.
@@ -32,12 +35,14 @@ struct Sounding {
 pub(super) struct Soundings {
     left: u32,
     next: Option<Instant>,
+    /// Whether one is to be asked at once, as an answer over TCP is late.
+    more: bool,
     out: Vec<Sounding>,
 }
 
 impl Soundings {
     pub(super) fn new() -> Soundings {
-        Soundings { left: SOUNDINGS, next: None, out: Vec::new() }
+        Soundings { left: SOUNDINGS, next: None, more: false, out: Vec::new() }
     }
 
     /// No more are needed: how many are left out, to be taken for answered.
@@ -47,7 +52,12 @@ impl Soundings {
 
     /// Whether there is more to be learned.
     pub(super) fn is_open(&self) -> bool {
-        self.left > 0 || self.out.iter().any(|sounding| !sounding.overdue)
+        self.left > 0 || self.out.iter().any(|sounding| sounding.first && !sounding.overdue)
+    }
+
+    /// One more is needed, if none is under way.
+    pub(super) fn ask_one(&mut self) {
+        self.more |= !self.out.iter().any(|sounding| !sounding.first && !sounding.overdue);
     }
 
     pub(super) fn contains(&self, lookup: u64) -> bool {
@@ -64,7 +74,8 @@ impl Fetcher {
     ) -> Option<Transmit> {
         // A near server, which is not sounded, has answered before the first is due.
         let next = *self.soundings.next.get_or_insert(now + NEAR);
-        if self.soundings.left == 0 || next > now {
+        let more = self.soundings.more;
+        if !more && (self.soundings.left == 0 || next > now) {
             return None;
         }
         let server = self.current;
@@ -76,9 +87,14 @@ impl Fetcher {
         let (_, framed) = attempt(&mut lookup, now, message_id(random), &mut self.stats)?;
         let key = self.next_key;
         self.next_key += 1;
-        self.soundings.left -= 1;
-        self.soundings.next = Some(now + INTERVAL);
-        self.soundings.out.push(Sounding { key, server, lookup, sent: now, overdue: false });
+        if more {
+            self.soundings.more = false;
+        } else {
+            self.soundings.left -= 1;
+            self.soundings.next = Some(now + INTERVAL);
+        }
+        let sounding = Sounding { key, server, lookup, sent: now, overdue: false, first: !more };
+        self.soundings.out.push(sounding);
         Some(Transmit { server, route: Route::Datagram { lookup: key }, framed })
     }
 
@@ -105,7 +121,9 @@ impl Fetcher {
             if !sounding.overdue && self.sounding_due(sounding) <= now {
                 let upstream = &mut self.servers[sounding.server].upstream;
                 // Where nothing is answered at all, nothing is learned.
-                if upstream.rtt().is_some() {
+                if !sounding.first {
+                    upstream.handle_sounding(true);
+                } else if upstream.rtt().is_some() {
                     upstream.handle_attempts(1, 0);
                 }
                 self.soundings.out[index].overdue = true;
@@ -123,10 +141,14 @@ impl Fetcher {
             Progress::Answered { .. } | Progress::Truncated => {
                 let sounding = self.soundings.out.swap_remove(index);
                 let upstream = &mut self.servers[sounding.server].upstream;
-                if sounding.overdue && upstream.rtt().is_some() {
-                    upstream.handle_doubt(1);
+                if sounding.first {
+                    if sounding.overdue && upstream.rtt().is_some() {
+                        upstream.handle_doubt(1);
+                    }
+                    upstream.handle_attempts(0, 1);
+                } else if !sounding.overdue {
+                    upstream.handle_sounding(false);
                 }
-                upstream.handle_attempts(0, 1);
                 upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
             }
             Progress::Ignored(error) => self.count_ignored(error),

@@ -45,6 +45,8 @@ pub enum ResolverKind {
     UnboundWithoutSubnets,
     /// ISC BIND, with a static-stub zone.
     Bind,
+    /// The same with ten TCP connections for all its clients, where it has 150 as packaged.
+    BindWithFewConnections,
     /// Knot Resolver, with a forwarding policy. Randomises letter case (0x20) by default.
     Knot,
     /// PowerDNS Recursor, with a forward zone.
@@ -72,6 +74,7 @@ impl ResolverKind {
             ResolverKind::Unbound => "unbound",
             ResolverKind::UnboundWithoutSubnets => "unbound-without-subnets",
             ResolverKind::Bind => "bind",
+            ResolverKind::BindWithFewConnections => "bind-with-few-connections",
             ResolverKind::Knot => "knot",
             ResolverKind::PowerDns => "powerdns",
             ResolverKind::Dnsmasq => "dnsmasq",
@@ -85,7 +88,7 @@ impl ResolverKind {
     pub fn package(self) -> &'static str {
         match self {
             ResolverKind::Unbound | ResolverKind::UnboundWithoutSubnets => "unbound",
-            ResolverKind::Bind => "bind9",
+            ResolverKind::Bind | ResolverKind::BindWithFewConnections => "bind9",
             ResolverKind::Knot => "knot-resolver",
             ResolverKind::PowerDns => "pdns-recursor",
             ResolverKind::Dnsmasq | ResolverKind::DnsmasqToUnbound => "dnsmasq",
@@ -95,7 +98,7 @@ impl ResolverKind {
     fn program(self) -> &'static str {
         match self {
             ResolverKind::Unbound | ResolverKind::UnboundWithoutSubnets => "unbound",
-            ResolverKind::Bind => "named",
+            ResolverKind::Bind | ResolverKind::BindWithFewConnections => "named",
             ResolverKind::Knot => "kresd",
             ResolverKind::PowerDns => "pdns_recursor",
             ResolverKind::Dnsmasq | ResolverKind::DnsmasqToUnbound => "dnsmasq",
@@ -336,7 +339,9 @@ stub-zone:
             fs::write(&file, text)?;
             command.args(["-d", "-p", "-c"]).arg(&file);
         }
-        ResolverKind::Bind => {
+        ResolverKind::Bind | ResolverKind::BindWithFewConnections => {
+            let few = kind == ResolverKind::BindWithFewConnections;
+            let connections = if few { "tcp-clients 10;" } else { "" };
             // `port` is where BIND sends its queries; a static-stub zone has no port of its own.
             let text = format!(
                 r#"options {{
@@ -347,6 +352,7 @@ stub-zone:
     pid-file none;
     session-keyfile none;
     dnssec-validation no;
+    {connections}
 }};
 controls {{ }};
 zone "." {{ type primary; file "nothing"; }};
