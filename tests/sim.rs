@@ -354,6 +354,66 @@ fn sweep_over_many_seeds() {
     assert!(failures.is_empty(), "targets missed:\n{}", failures.join("\n"));
 }
 
+/// How the first half minute goes, on paths that lose: what was not known yet when it was decided how far
+/// behind to play is heard here.
+#[test]
+#[ignore = "hundreds of starts for each row"]
+fn starts_over_many_seeds() {
+    let number = |name| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
+    let seeds: u64 = number("AODNS_SIM_SEEDS").unwrap_or(300);
+    let wanted = std::env::var("AODNS_SIM_ROWS").unwrap_or_default();
+    let length = 30 * SECOND;
+    println!(
+        "{seeds} starts each: path                loss     RTT | interrupted, silence | first sound: middle, \
+         most | behind after 20 s: middle, 90 %, 99 %, most"
+    );
+    for (name, resolver) in resolvers() {
+        for (loss, rtt_ms) in
+            [(5, 0), (20, 0), (40, 0), (5, 200), (20, 80), (20, 300), (40, 80), (40, 400)]
+        {
+            let cells = (1..=seeds).map(|seed| {
+                let seed = 7919 * seed + 100 * u64::from(loss) + rtt_ms;
+                let mut cell = cell(name, resolver, Path::new(rtt_ms, loss), hour(), seed);
+                cell.setting.join = 5 * SECOND + seed as u32 % 720 * Duration::from_millis(1);
+                cell.setting.length = cell.setting.join + length;
+                cell
+            });
+            let cells: Vec<Cell> = cells.collect();
+            if !cells[0].name.contains(&wanted) {
+                continue;
+            }
+            let outcomes = results(&cells);
+            let interrupted = outcomes.iter().filter(|outcome| outcome.silent > 0).count();
+            let silent: u64 = outcomes.iter().map(|outcome| outcome.silent).sum();
+            let frames: u64 = outcomes.iter().map(|outcome| outcome.frames).sum();
+            let mut first = Vec::new();
+            let mut behind = Vec::new();
+            for (cell, outcome) in cells.iter().zip(&outcomes) {
+                let join = cell.setting.join;
+                let sound = outcome.first_sound.map_or(length, |at| at.saturating_sub(join));
+                first.push(sound.as_secs_f64());
+                let late = outcome.latencies.iter().find(|(at, _)| *at > join + 20 * SECOND);
+                behind.push(late.map_or(f64::INFINITY, |(_, ms)| f64::from(*ms)));
+            }
+            first.sort_by(f64::total_cmp);
+            behind.sort_by(f64::total_cmp);
+            let at = |sorted: &[f64], part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
+            println!(
+                "{} | {:5.1} % {:6.3} % | {:4.2} {:5.2} s | {:5.0} {:5.0} {:5.0} {:5.0} ms",
+                cells[0].name,
+                interrupted as f64 / seeds as f64 * 100.0,
+                silent as f64 / frames as f64 * 100.0,
+                at(&first, 0.5),
+                at(&first, 1.0),
+                at(&behind, 0.5),
+                at(&behind, 0.9),
+                at(&behind, 0.99),
+                at(&behind, 1.0),
+            );
+        }
+    }
+}
+
 // ---- long and odd -----------------------------------------------------------------------------
 
 #[test]
