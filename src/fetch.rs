@@ -54,6 +54,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(4);
 const HEDGE_PART: f64 = 0.1;
 /// Hedges that may be saved up.
 const HEDGES_MAX: f64 = 3.0;
+/// Hedges that may be owed.
+const HEDGES_OWED: f64 = 2.0;
 /// Times in a row that a server may deny what another has.
 const STRIKES_MAX: u32 = 3;
 /// Times in a row that a second server may be faster.
@@ -189,6 +191,8 @@ struct Asked {
     /// Connections that attempts of it went over.
     links: Vec<usize>,
     hedge: bool,
+    /// Attempts over the transport in use that count as lost until it is known better.
+    unsure: usize,
     /// How often it was asked anew, in another manner.
     anew: u32,
 }
@@ -318,6 +322,16 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
+        loop {
+            let transmit = self.next_transmit(now, random);
+            // A connection that is given up ends lookups that had no other way left.
+            if transmit.is_some() || !self.end_failed(now) {
+                return transmit;
+            }
+        }
+    }
+
+    fn next_transmit(&mut self, now: Instant, random: &mut dyn FnMut() -> u64) -> Option<Transmit> {
         while self.tasks.len() < TASKS_MAX {
             let Some(ask) = self.follower.poll_ask(now) else { break };
             self.begin(now, ask, random());
@@ -378,18 +392,25 @@ impl Fetcher {
 
     /// Hears that time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.end_failed(now);
+        self.handle_sounding_timeout(now);
+        // What was lost since the last answer counts as well.
+        self.follower.handle_path(self.path(self.current));
+    }
+
+    /// Ends the lookups whose every attempt went unanswered; whether there were any.
+    fn end_failed(&mut self, now: Instant) -> bool {
         let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
         let failed = lookups.filter_map(|asked| {
             (asked.lookup.handle_timeout(now) == Progress::Failed).then_some(asked.key)
         });
-        for lookup in failed.collect::<Vec<_>>() {
+        let failed = failed.collect::<Vec<_>>();
+        for &lookup in &failed {
             if let Some((task, asked)) = self.find(lookup) {
                 self.handle_silence(now, task, asked);
             }
         }
-        self.handle_sounding_timeout(now);
-        // What was lost since the last answer counts as well.
-        self.follower.handle_path(self.path(self.current));
+        !failed.is_empty()
     }
 
     /// Takes a datagram that arrived at a socket of `lookup`.
@@ -503,7 +524,8 @@ impl Fetcher {
         lookup.postpone(now + paces[0].then / 2);
         let key = self.next_key;
         self.next_key += 1;
-        let joining = Asked { key, server, lookup, links: Vec::new(), hedge: false, anew: 0 };
+        let joining =
+            Asked { key, server, lookup, links: Vec::new(), hedge: false, unsure: 0, anew: 0 };
         self.tasks[task].asked.push(joining);
     }
 
@@ -551,6 +573,7 @@ impl Fetcher {
             lookup,
             links: Vec::new(),
             hedge,
+            unsure: 0,
             anew: 0,
         });
         task.tried.push(server);
@@ -586,7 +609,9 @@ impl Fetcher {
         let [first] = &task.asked[..] else { return None };
         let segment = matches!(task.ask, Ask::Segment(_));
         let alone = self.servers.len() < 2 || task.tried.len() > 1 || task.considered;
-        if alone || !segment || self.hedges < 1.0 {
+        // Where another server was faster the last time, it may be needed now: that is owed.
+        let least = if self.overtaken > 0 { 1.0 - HEDGES_OWED } else { 1.0 };
+        if alone || !segment || self.hedges < least {
             return None;
         }
         let after = self.servers[first.server].upstream.hedge_after(first.lookup.transport())?;
@@ -649,7 +674,9 @@ impl Fetcher {
         let (transport, framed) = attempt(&mut asked.lookup, now, id, &mut self.stats)?;
         if asked.lookup.tried() > 1 {
             self.stats.retries += 1;
-            server.upstream.handle_repetition();
+            let late = asked.lookup.overdue(now).max(asked.unsure);
+            server.upstream.handle_attempts(late - asked.unsure, 0);
+            asked.unsure = late;
             // Late on a connection need not be lost: whether datagrams are shows which it is.
             if transport == Transport::Tcp && server.upstream.is_near() {
                 self.soundings.ask_one();
@@ -693,17 +720,18 @@ impl Fetcher {
                 }
                 // Only those before the one that was answered are lost for certain.
                 let server = this.server;
-                let asked_there = self.tasks[task].asked.iter().filter(|a| a.server == server);
-                for other in asked_there {
-                    let repeated = other.lookup.tried().saturating_sub(1);
-                    let doubt = repeated.saturating_sub(other.lookup.overtaken(sent));
-                    self.servers[server].upstream.handle_doubt(doubt);
+                let upstream = &mut self.servers[server].upstream;
+                for other in self.tasks[task].asked.iter().filter(|a| a.server == server) {
+                    let lost = other.lookup.overtaken(sent);
+                    upstream.handle_attempts(lost.saturating_sub(other.unsure), 0);
+                    upstream.handle_doubt(other.unsure.saturating_sub(lost));
                 }
                 self.servers[server].upstream.handle_attempts(0, 1);
                 self.handle_answer(now, task, asked, answer, sent, via);
             }
             Progress::Truncated => {
                 self.stats.truncated += 1;
+                this.unsure = 0;
                 upstream.handle_attempts(0, 1);
                 if segment {
                     upstream.handle_truncation(true);
@@ -745,6 +773,7 @@ impl Fetcher {
             this.key = self.next_key;
             self.next_key += 1;
             this.lookup = Lookup::new(query, via, self.policy, paces, now);
+            this.unsure = 0;
             return;
         }
         let time = now.saturating_duration_since(sent);
@@ -804,7 +833,7 @@ impl Fetcher {
         let upstream = &mut self.servers[this.server].upstream;
         self.stats.silences += 1;
         // Where everything is lost, nothing is learned about how much usually is.
-        upstream.handle_doubt(this.lookup.tried().saturating_sub(1));
+        upstream.handle_doubt(this.unsure);
         upstream.handle_failure(now);
         self.end_lookup(now, task, asked);
     }
@@ -1008,7 +1037,7 @@ mod tests {
         let near = asked_for_config(5 * MS, false);
         assert!(near < 12, "{near} questions, with the usual repetitions");
         let far = asked_for_config(120 * MS, false);
-        assert!(far >= near + 24, "{far} questions, {near} near");
+        assert!(far >= near + 48, "{far} questions, {near} near");
         let base_layer = asked_for_config(45 * MS, true);
         assert!(base_layer < 12, "{base_layer} questions of a server that has no config");
     }

@@ -169,6 +169,14 @@ impl Lookup {
         self.attempts.iter().filter(before).count()
     }
 
+    /// Attempts over the transport in use that should have been answered by now.
+    pub fn overdue(&self, now: Instant) -> usize {
+        let usual = if self.transport == Transport::Udp { self.udp.first } else { self.tcp.first };
+        let late =
+            |attempt: &&Attempt| attempt.sent + usual <= now && attempt.via == self.transport;
+        self.attempts.iter().filter(late).count()
+    }
+
     /// If an attempt starts now, appends its message to `out`, under the message id `id`.
     pub fn poll_transmit(&mut self, now: Instant, id: u16, out: &mut Vec<u8>) -> Option<Transport> {
         if self.next? > now {

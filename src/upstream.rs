@@ -42,8 +42,9 @@ const CLOGGED_PROOF: f64 = 40.0;
 /// The same, where more connections are all that comes of it.
 const MAYBE: f64 = 0.4;
 const MAYBE_PROOF: f64 = 12.0;
-/// Doubt in that, as the standard deviation of a loss estimated from one attempt.
-const CLOGGED_DOUBT: f64 = 0.5;
+/// Doubt in that: half the standard deviation of how many of so many soundings are lost is this times
+/// the square root of their number.
+const CLOGGED_DOUBT: f64 = 0.25;
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
@@ -56,6 +57,17 @@ pub enum Verdict {
     Use,
     /// The server did not like how it was asked, and was remembered for it: ask again.
     AskAgain,
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was answered in time.
+    Answered,
+    /// It was not, and counts as lost.
+    Lost,
+    /// It counted as lost, and is answered after all.
+    AnsweredLate,
 }
 
 /// The newest few of a series of times.
@@ -105,6 +117,8 @@ pub struct Upstream {
     /// Soundings, and those of them that were lost, both fading.
     sounded: f64,
     unheard: f64,
+    /// Soundings when listening began, and those of them that were lost.
+    first: (u32, u32),
     truncated_in_row: u32,
     failures: u32,
     down_until: Option<Instant>,
@@ -125,6 +139,7 @@ impl Upstream {
             lost: 0.0,
             sounded: 0.0,
             unheard: 0.0,
+            first: (0, 0),
             truncated_in_row: 0,
             failures: 0,
             down_until: None,
@@ -193,10 +208,22 @@ impl Upstream {
     }
 
     /// Whether that is beyond doubt: beginning far behind for nothing is worse than finding out
-    /// later. The questions that come first are those that are repeated soonest, so that a path that
-    /// loses 20 % each way looks clogged after 50 of them as often as one time in five.
+    /// later. So the soundings say so as well, which are not repeated and therefore not biased: of
+    /// those of a path that loses 20 % each way more than half are lost.
     pub fn is_surely_clogged(&self) -> bool {
-        self.is_clogged() && self.loss() > CLOGGED + CLOGGED_DOUBT / self.known.sqrt()
+        let (known, lost) = (f64::from(self.first.0), f64::from(self.first.1));
+        self.is_clogged() && lost > known * CLOGGED + known.sqrt() * CLOGGED_DOUBT
+    }
+
+    /// Learns the fate of a question that was asked only to learn it, when listening began; or, as it
+    /// was answered after all, that it counts no longer as lost.
+    pub fn handle_first_sounding(&mut self, fate: Fate) {
+        let (known, lost) = &mut self.first;
+        match fate {
+            Fate::Answered => *known += 1,
+            Fate::Lost => (*known, *lost) = (*known + 1, *lost + 1),
+            Fate::AnsweredLate => *lost -= 1,
+        }
     }
 
     /// Whether the path loses much.
@@ -218,10 +245,15 @@ impl Upstream {
     }
 
     /// Learns the fate of a question that was asked only to learn it.
-    pub fn handle_sounding(&mut self, lost: bool) {
-        let fade = 1.0 - 1.0 / SOUNDING_MEMORY;
-        self.sounded = self.sounded * fade + 1.0;
-        self.unheard = self.unheard * fade + f64::from(u8::from(lost));
+    pub fn handle_sounding(&mut self, fate: Fate) {
+        let (known, lost) = match fate {
+            Fate::Answered => (1.0, 0.0),
+            Fate::Lost => (1.0, 1.0),
+            Fate::AnsweredLate => (0.0, -1.0),
+        };
+        let fade = 1.0 - known / SOUNDING_MEMORY;
+        self.sounded = self.sounded * fade + known;
+        self.unheard = (self.unheard * fade + lost).max(0.0);
     }
 
     /// How much later than usual a segment may come because attempts for it were lost, but for one
@@ -283,11 +315,6 @@ impl Upstream {
     /// Learns how long a segment took, from the attempt that was answered.
     pub fn handle_response(&mut self, via: Transport, time: Duration) {
         self.responses[via as usize].push(time);
-    }
-
-    /// An attempt is repeated: the one before it counts as lost until it is known better.
-    pub fn handle_repetition(&mut self) {
-        self.handle_attempts(1, 0);
     }
 
     /// Of attempts that counted as lost, this many may yet be answered, or tell nothing.
@@ -477,10 +504,12 @@ mod tests {
         let clogged = |lost, answered| {
             let mut upstream = Upstream::new([0; 8]);
             upstream.handle_attempts(lost, answered);
+            (0..lost).for_each(|_| upstream.handle_first_sounding(Fate::Lost));
+            (0..answered).for_each(|_| upstream.handle_first_sounding(Fate::Answered));
             (upstream.is_clogged(), upstream.is_surely_clogged())
         };
         assert_eq!(clogged(24, 8), (false, false), "little is known");
-        assert_eq!(clogged(29, 24), (true, false), "bad luck at 36 %");
+        assert_eq!(clogged(27, 24), (true, false), "bad luck at 36 %");
         assert_eq!(clogged(34, 19), (true, true), "64 %");
         assert_eq!(clogged(165, 135), (true, true), "55 % of many");
     }

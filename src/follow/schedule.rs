@@ -366,13 +366,20 @@ impl Follower {
         let latency = self.latency.unwrap_or(least).max(longest);
         // The segment that is to be heard now, were everything published at its full length.
         let edge = now.saturating_duration_since(start.published);
-        let back = (latency + longest).saturating_sub(edge + longest);
-        let segments = back.as_nanos().div_ceil(longest.as_nanos()) as u64;
-        // Only a listener who asked for it waits for segments older than those.
-        let oldest = if self.latency.is_some() { start.first } else { start.oldest };
-        let sequence = start.next.saturating_sub(segments).max(oldest).min(start.next);
-        let length = lasting(longest, start.next - sequence);
-        let captured = start.published.checked_sub(length).unwrap_or(start.published);
+        let segments = |time: Duration| time.as_nanos().div_ceil(longest.as_nanos()) as u64;
+        let comes = |event: &Event| matches!(event, Event::Segment { sequence, .. } if *sequence >= start.next);
+        let (sequence, captured) = if latency < edge && start.fetched.iter().any(comes) {
+            // It took so long that newer ones are there, and the time to play this one is over.
+            let ahead = segments(edge - latency).min(schedule.upcoming.saturating_sub(start.next));
+            (start.next + ahead, start.published + lasting(longest, ahead))
+        } else {
+            let back = segments(latency.saturating_sub(edge));
+            // Only a listener who asked for it waits for segments older than those.
+            let oldest = if self.latency.is_some() { start.first } else { start.oldest };
+            let sequence = start.next.saturating_sub(back).max(oldest).min(start.next);
+            let length = lasting(longest, start.next - sequence);
+            (sequence, start.published.checked_sub(length).unwrap_or(start.published))
+        };
         // While the source pauses, nothing is captured: what comes next is not older than it lasts.
         let captured = match sequence == start.next {
             true => captured.max(now.checked_sub(longest).unwrap_or(captured)),
@@ -393,7 +400,7 @@ impl Follower {
         // are asked for again.
         let told = |event: &Event| match event {
             Event::Segment { sequence: n, .. } => *n >= sequence,
-            Event::Lost(n, _) => *n >= start.next,
+            Event::Lost(n, _) => *n >= start.next.max(sequence),
             _ => true,
         };
         self.events.extend(start.fetched.into_iter().filter(told));
