@@ -495,14 +495,8 @@ macro_rules! behind {
             #[ignore = "takes half a minute"]
             fn $name() {
                 let faults = lossy_path($percent, $ms);
-                match behind(ResolverKind::$kind, faults) {
-                    Some(seen) if length() >= SETTLED => {
-                        seen.demand_targets(Segments::Streams, &faults);
-                    }
-                    // One start in six through a resolver takes the path for a better or a worse one
-                    // than it is: a gap at once, or seconds too far behind.
-                    Some(seen) => seen.demand_little_silence(Segments::Streams),
-                    None => {}
+                if let Some(seen) = behind(ResolverKind::$kind, faults) {
+                    seen.demand_targets(Segments::Streams, &faults);
                 }
             }
         )*

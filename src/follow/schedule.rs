@@ -358,14 +358,14 @@ impl Follower {
         let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
             so_far + self.path.round_trip + self.path.allowance / 2
         }));
-        let most = match self.path.is_surely_clogged {
-            true => START_BEHIND_MAX,
-            false => BEHIND_BOUNDED + START_BEYOND,
-        };
+        // It took longer than that already: then the path is as bad as it seems.
+        let edge = now.saturating_duration_since(start.published);
+        let usual = BEHIND_BOUNDED + START_BEYOND;
+        let clogged = self.path.is_clogged && edge > longest + usual;
+        let most = if clogged || self.path.is_surely_clogged { START_BEHIND_MAX } else { usual };
         let least = least.min(longest + most);
         let latency = self.latency.unwrap_or(least).max(longest);
         // The segment that is to be heard now, were everything published at its full length.
-        let edge = now.saturating_duration_since(start.published);
         let segments = |time: Duration| time.as_nanos().div_ceil(longest.as_nanos()) as u64;
         let comes = |event: &Event| matches!(event, Event::Segment { sequence, .. } if *sequence >= start.next);
         let (sequence, captured) = if latency < edge && start.fetched.iter().any(comes) {
