@@ -7,13 +7,14 @@ each of several rates. Quiet runs and floods take turns, and what is compared is
 answers of the one and all of the other: a single quiet run of a shared machine says little about its
 99th percentile. Told is also what the server holds before, at most, after.
 
-The client that floods takes its share of the same cores, which one on another machine would not; --nice
-gives it a lower priority. How much of the difference it makes is told by the controls: aodns is asked
-while another server is flooded, and Knot DNS and NSD are flooded and asked as well.
+The client that floods takes its share of the same cores, which one on another machine would not; with
+--idle it takes what the others leave of them (SCHED_IDLE), and how many resets it gets to is told. How much
+of the difference it makes is told by the controls: aodns is asked while another server is flooded, and Knot
+DNS and NSD are flooded and asked as well.
 
 Usage: bench/flood.py [--seconds 10] [--rates 2000,20000,50000,0] [--resets 1000] [--rounds 4]
-                      [--alone] [--nice 0] [--markdown FILE]
---rates are questions a second, 0 for as many as dnsperf can ask; the controls are asked at the first.
+                      [--alone] [--idle] [--markdown FILE]
+--rates are questions a second, 0 for as many as dnsperf can ask.
 --resets is a second; 0 for as many as one client can make. --alone leaves the controls out.
 Needs: cargo, and Debian's packages dnsperf, knot, nsd; a control that is missing is left out, loudly.
 """
@@ -221,7 +222,7 @@ def ask_flooded(server: Server, flooded: Server, name: str, directory: Path, rat
     """Times answers of `server` while `flooded` is flooded, and waits until the latter is rid of it."""
     before = held(flooded).descriptors
     client = subprocess.Popen(
-        ["nice", "-n", str(arguments.nice), sys.executable, __file__,
+        [*(["chrt", "--idle", "0"] if arguments.idle else []), sys.executable, __file__,
          "--flood", str(flooded.port), name, str(arguments.resets)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ready = client.stdout.readline()
@@ -269,7 +270,7 @@ def main() -> None:
     parser.add_argument("--resets", type=float, default=1000)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--alone", action="store_true")
-    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--idle", action="store_true", help="flood with what the others leave of the cores")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -333,10 +334,10 @@ def main() -> None:
                 after.append(held(server))
             time.sleep(2)
             after.append(held(server))
-            for other in others:
+            for other, rate in itertools.product(others, arguments.rates):
                 other_name = f"seq_{FIRST + 3}.{ROOT}"
-                compare(server, other, other_name, first, 2)
-                compare(other, other, other_name, first, 2)
+                compare(server, other, other_name, rate, 2)
+                compare(other, other, other_name, rate, 2)
         finally:
             for each in [server, *others]:
                 each.stop()
