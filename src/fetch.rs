@@ -17,7 +17,7 @@ mod sounding;
 use crate::follow::{Ask, Event, Follower, Outcome, Path, Use};
 use crate::lookup::{Lookup, Progress, RetryPolicy, Transport};
 use crate::units::Sequence;
-use crate::upstream::{JOINED_AFTER, Upstream, Verdict};
+use crate::upstream::{Fate, JOINED_AFTER, Upstream, Verdict};
 use crate::wire::{Answer, Name, ParseError, Rcode};
 use sounding::Soundings;
 use std::time::{Duration, Instant};
@@ -668,17 +668,20 @@ impl Fetcher {
         if anew {
             self.leave_link(now, index, link);
         }
+        let segment = matches!(self.tasks[task].ask, Ask::Segment(_));
         let asked = &mut self.tasks[task].asked[asked_index];
         let server = &mut self.servers[index];
         let id = message_id(random);
         let (transport, framed) = attempt(&mut asked.lookup, now, id, &mut self.stats)?;
         if asked.lookup.tried() > 1 {
             self.stats.retries += 1;
-            let late = asked.lookup.overdue(now).max(asked.unsure);
+            let usual = server.upstream.paces(&self.policy, false)[transport as usize].first;
+            let late = asked.lookup.overdue(now, usual).max(asked.unsure);
             server.upstream.handle_attempts(late - asked.unsure, 0);
             asked.unsure = late;
-            // Late on a connection need not be lost: whether datagrams are shows which it is.
-            if transport == Transport::Tcp && server.upstream.is_near() {
+            // What is late need not be lost: whether other datagrams are shows which it is.
+            let near = index == self.current && server.upstream.is_near();
+            if segment && near && !self.follower.is_out() {
                 self.soundings.ask_one();
             }
         }
@@ -721,10 +724,11 @@ impl Fetcher {
                 // Only those before the one that was answered are lost for certain.
                 let server = this.server;
                 let upstream = &mut self.servers[server].upstream;
-                for other in self.tasks[task].asked.iter().filter(|a| a.server == server) {
+                for other in self.tasks[task].asked.iter_mut().filter(|a| a.server == server) {
                     let lost = other.lookup.overtaken(sent);
                     upstream.handle_attempts(lost.saturating_sub(other.unsure), 0);
                     upstream.handle_doubt(other.unsure.saturating_sub(lost));
+                    other.unsure = lost;
                 }
                 self.servers[server].upstream.handle_attempts(0, 1);
                 self.handle_answer(now, task, asked, answer, sent, via);
@@ -834,6 +838,7 @@ impl Fetcher {
         self.stats.silences += 1;
         // Where everything is lost, nothing is learned about how much usually is.
         upstream.handle_doubt(this.unsure);
+        upstream.forget_soundings();
         upstream.handle_failure(now);
         self.end_lookup(now, task, asked);
     }
@@ -864,7 +869,10 @@ impl Fetcher {
         }
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
         if self.servers[server].upstream.is_near() {
-            self.servers[server].upstream.handle_attempts(0, self.soundings.leave_out());
+            let answered = self.soundings.leave_out();
+            let upstream = &mut self.servers[server].upstream;
+            upstream.handle_attempts(0, answered);
+            (0..answered).for_each(|_| upstream.handle_first_sounding(Fate::Answered));
         }
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
             self.servers[server].upstream.handle_failure(now);

@@ -169,9 +169,9 @@ impl Lookup {
         self.attempts.iter().filter(before).count()
     }
 
-    /// Attempts over the transport in use that should have been answered by now.
-    pub fn overdue(&self, now: Instant) -> usize {
-        let usual = if self.transport == Transport::Udp { self.udp.first } else { self.tcp.first };
+    /// Attempts over the transport in use that should have been answered by now, as an answer
+    /// takes no longer than `usual`.
+    pub fn overdue(&self, now: Instant, usual: Duration) -> usize {
         let late =
             |attempt: &&Attempt| attempt.sent + usual <= now && attempt.via == self.transport;
         self.attempts.iter().filter(late).count()

@@ -215,6 +215,11 @@ impl Upstream {
         self.is_clogged() && lost > known * CLOGGED + known.sqrt() * CLOGGED_DOUBT
     }
 
+    /// Hears that nothing at all is answered: what was sounded meanwhile tells nothing.
+    pub fn forget_soundings(&mut self) {
+        (self.sounded, self.unheard) = (0.0, 0.0);
+    }
+
     /// Learns the fate of a question that was asked only to learn it, when listening began; or, as it
     /// was answered after all, that it counts no longer as lost.
     pub fn handle_first_sounding(&mut self, fate: Fate) {

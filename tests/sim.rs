@@ -150,6 +150,14 @@ fn cells(dice: u64) -> Vec<Cell> {
             cells.push(cell);
         }
     }
+    // Added later, so at the end: the dice of the others stay.
+    for (name, resolver) in [("direct", None), ("TTL floor 5", Some(Habits::with_floor(5)))] {
+        for loss in [5, 20, 40] {
+            seed += 1;
+            let name = format!("{name}, small");
+            cells.push(cell(&name, resolver, Path::new(0, loss), Arc::clone(&small), seed));
+        }
+    }
     cells
 }
 
@@ -622,6 +630,21 @@ fn a_network_gone_for_an_hour_is_heard_within_5_s_of_its_return() {
             assert!(outcome.queries < 600 + 2 * seconds, "{name}: {}", outcome.queries);
             assert!(outcome.level_max < 15 * SECOND);
         }
+    }
+}
+
+#[test]
+fn who_comes_just_before_a_pause_ends_does_not_wait_for_as_long_as_it_lasted() {
+    let over = Duration::from_secs(300);
+    let kind = Kind { pause: (100, 300), ..Kind::DEFAULT };
+    let run = run(kind, Duration::ZERO, over + 100 * SECOND);
+    for seed in 1..=40 {
+        let hop = HopKind::resolver(Path::new(300, 20), Habits::PLAIN);
+        let mut setting = Setting::new(vec![hop], over + 60 * SECOND, seed);
+        setting.join = over - Duration::from_millis(75 * seed);
+        let outcome = listen(setting, &[Arc::clone(&run)]);
+        let first = outcome.first_sound.expect("it is heard");
+        assert!(first < over + 12 * SECOND, "{seed}: {first:?}");
     }
 }
 

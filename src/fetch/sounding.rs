@@ -2,7 +2,7 @@
 //! live edge to play, and to go back later takes minutes. So `config` is asked for four dozen times
 //! more, which any cache answers. Nothing is made of the answers but that they came.
 //!
-//! Later the way to a near server is sounded whenever an answer over a connection is late, one question
+//! Later the way to a near server is sounded whenever an answer is late, one question
 //! at a time, to tell a path that loses from a server that has too much to do.
 
 use super::{Fetcher, Route, Transmit, attempt, message_id};
@@ -40,7 +40,7 @@ struct Sounding {
 pub(super) struct Soundings {
     left: u32,
     next: Option<Instant>,
-    /// Whether one is to be asked at once, as an answer over TCP is late.
+    /// Whether one is to be asked at once, as an answer is late.
     more: bool,
     out: Vec<Sounding>,
 }

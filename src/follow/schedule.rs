@@ -368,9 +368,11 @@ impl Follower {
         // The segment that is to be heard now, were everything published at its full length.
         let segments = |time: Duration| time.as_nanos().div_ceil(longest.as_nanos()) as u64;
         let comes = |event: &Event| matches!(event, Event::Segment { sequence, .. } if *sequence >= start.next);
-        let (sequence, captured) = if latency < edge && start.fetched.iter().any(comes) {
+        let ahead = segments(edge.saturating_sub(latency));
+        // While the source paused, no more became due than is known of.
+        let due = schedule.upcoming.saturating_sub(start.next);
+        let (sequence, captured) = if ahead > 0 && ahead <= due && start.fetched.iter().any(comes) {
             // It took so long that newer ones are there, and the time to play this one is over.
-            let ahead = segments(edge - latency).min(schedule.upcoming.saturating_sub(start.next));
             (start.next + ahead, start.published + lasting(longest, ahead))
         } else {
             let back = segments(latency.saturating_sub(edge));
