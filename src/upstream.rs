@@ -208,8 +208,8 @@ impl Upstream {
     }
 
     /// Whether that is beyond doubt: beginning far behind for nothing is worse than finding out
-    /// later. So the soundings say so as well, which are not repeated and therefore not biased: of
-    /// those of a path that loses 20 % each way more than half are lost.
+    /// later. So the soundings say so as well, which are not repeated and therefore not biased: on a
+    /// path that loses 20 % each way hardly ever more than half of them are lost.
     pub fn is_surely_clogged(&self) -> bool {
         let (known, lost) = (f64::from(self.first.0), f64::from(self.first.1));
         self.is_clogged() && lost > known * CLOGGED + known.sqrt() * CLOGGED_DOUBT
