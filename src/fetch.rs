@@ -675,8 +675,7 @@ impl Fetcher {
         let (transport, framed) = attempt(&mut asked.lookup, now, id, &mut self.stats)?;
         if asked.lookup.tried() > 1 {
             self.stats.retries += 1;
-            let usual = server.upstream.paces(&self.policy, false)[transport as usize].first;
-            let late = asked.lookup.overdue(now, usual).max(asked.unsure);
+            let late = asked.lookup.overdue(now).max(asked.unsure);
             server.upstream.handle_attempts(late - asked.unsure, 0);
             asked.unsure = late;
             // What is late need not be lost: whether other datagrams are shows which it is.

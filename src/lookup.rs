@@ -169,9 +169,11 @@ impl Lookup {
         self.attempts.iter().filter(before).count()
     }
 
-    /// Attempts over the transport in use that should have been answered by now, as an answer
-    /// takes no longer than `usual`.
-    pub fn overdue(&self, now: Instant, usual: Duration) -> usize {
+    /// Attempts over the transport in use that should have been answered by now: that began as long
+    /// ago as the second attempt comes after the first. Those of a lookup that joins another are counted
+    /// sooner: it joins where more than half is lost, and to expect too little there costs more.
+    pub fn overdue(&self, now: Instant) -> usize {
+        let usual = if self.transport == Transport::Udp { self.udp.first } else { self.tcp.first };
         let late =
             |attempt: &&Attempt| attempt.sent + usual <= now && attempt.via == self.transport;
         self.attempts.iter().filter(late).count()
