@@ -17,7 +17,7 @@ mod sounding;
 use crate::follow::{Ask, Event, Follower, Outcome, Path, Use};
 use crate::lookup::{Lookup, Progress, RetryPolicy, Transport};
 use crate::units::Sequence;
-use crate::upstream::{Fate, JOINED_AFTER, Upstream, Verdict};
+use crate::upstream::{JOINED_AFTER, Upstream, Verdict};
 use crate::wire::{Answer, Name, ParseError, Rcode};
 use sounding::Soundings;
 use std::time::{Duration, Instant};
@@ -869,9 +869,7 @@ impl Fetcher {
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
         if self.servers[server].upstream.is_near() {
             let answered = self.soundings.leave_out();
-            let upstream = &mut self.servers[server].upstream;
-            upstream.handle_attempts(0, answered);
-            (0..answered).for_each(|_| upstream.handle_first_sounding(Fate::Answered));
+            self.servers[server].upstream.handle_soundings(true, 0, answered);
         }
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
             self.servers[server].upstream.handle_failure(now);

@@ -59,15 +59,33 @@ pub enum Verdict {
     AskAgain,
 }
 
-/// What became of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It was answered in time.
-    Answered,
-    /// It was not, and counts as lost.
-    Lost,
-    /// It counted as lost, and is answered after all.
-    AnsweredLate,
+/// How many questions were lost, of those whose fate is known; both fade as more are counted.
+#[derive(Debug)]
+struct Tally {
+    known: f64,
+    lost: f64,
+    /// Of one question to the next.
+    fade: f64,
+}
+
+impl Tally {
+    /// Looks back on about `memory` questions.
+    fn new(memory: f64) -> Tally {
+        Tally { known: 0.0, lost: 0.0, fade: 1.0 - 1.0 / memory }
+    }
+
+    fn count(&mut self, lost: usize, answered: usize) {
+        let fate = (lost + answered) as f64;
+        let fade = self.fade.powf(fate);
+        self.known = self.known * fade + fate;
+        self.lost = self.lost * fade + lost as f64;
+    }
+
+    /// Takes back that questions were lost.
+    fn forgive(&mut self, questions: usize) {
+        self.known = (self.known - questions as f64).max(0.0);
+        self.lost = (self.lost - questions as f64).max(0.0);
+    }
 }
 
 /// The newest few of a series of times.
@@ -111,14 +129,11 @@ pub struct Upstream {
     rtt: Option<Duration>,
     /// From attempt to answer, by transport: UDP, TCP. Held answers count with their wait.
     responses: [Recent; 2],
-    /// Attempts whose fate is known, and those of them that were lost, both fading.
-    known: f64,
-    lost: f64,
-    /// Soundings, and those of them that were lost, both fading.
-    sounded: f64,
-    unheard: f64,
-    /// Soundings when listening began, and those of them that were lost.
-    first: (u32, u32),
+    /// What became of attempts.
+    attempts: Tally,
+    /// Soundings when listening began, and later, of the way to a near server.
+    first_soundings: Tally,
+    soundings: Tally,
     truncated_in_row: u32,
     failures: u32,
     down_until: Option<Instant>,
@@ -135,11 +150,9 @@ impl Upstream {
             plain_until: None,
             rtt: None,
             responses: [Recent::default(), Recent::default()],
-            known: 0.0,
-            lost: 0.0,
-            sounded: 0.0,
-            unheard: 0.0,
-            first: (0, 0),
+            attempts: Tally::new(LOSS_MEMORY),
+            first_soundings: Tally::new(f64::INFINITY),
+            soundings: Tally::new(SOUNDING_MEMORY),
             truncated_in_row: 0,
             failures: 0,
             down_until: None,
@@ -194,46 +207,30 @@ impl Upstream {
     /// The part of attempts that go unanswered, 0 to 1. Few attempts prove little: without any loss
     /// the estimate begins at 1 % and goes down as they add up.
     pub fn loss(&self) -> f64 {
-        (self.lost + 0.02) / (self.known + 2.0)
+        (self.attempts.lost + 0.02) / (self.attempts.known + 2.0)
     }
 
     /// Whether the path loses so much that connections are always waiting for something.
     pub fn is_clogged(&self) -> bool {
-        self.known >= CLOGGED_PROOF && self.loss() > CLOGGED
+        self.attempts.known >= CLOGGED_PROOF && self.loss() > CLOGGED
     }
 
     /// Whether it may be so: enough to do what costs little.
     pub fn may_be_clogged(&self) -> bool {
-        self.known >= MAYBE_PROOF && self.loss() > MAYBE
+        self.attempts.known >= MAYBE_PROOF && self.loss() > MAYBE
     }
 
     /// Whether that is beyond doubt: beginning far behind for nothing is worse than finding out
     /// later. So the soundings say so as well, which are not repeated and therefore not biased: on a
     /// path that loses 20 % each way hardly ever more than half of them are lost.
     pub fn is_surely_clogged(&self) -> bool {
-        let (known, lost) = (f64::from(self.first.0), f64::from(self.first.1));
+        let Tally { known, lost, .. } = self.first_soundings;
         self.is_clogged() && lost > known * CLOGGED + known.sqrt() * CLOGGED_DOUBT
     }
 
-    /// Hears that nothing at all is answered: what was sounded meanwhile tells nothing.
-    pub fn forget_soundings(&mut self) {
-        (self.sounded, self.unheard) = (0.0, 0.0);
-    }
-
-    /// Learns the fate of a question that was asked only to learn it, when listening began; or, as it
-    /// was answered after all, that it counts no longer as lost.
-    pub fn handle_first_sounding(&mut self, fate: Fate) {
-        let (known, lost) = &mut self.first;
-        match fate {
-            Fate::Answered => *known += 1,
-            Fate::Lost => (*known, *lost) = (*known + 1, *lost + 1),
-            Fate::AnsweredLate => *lost -= 1,
-        }
-    }
-
-    /// Whether the path loses much.
+    /// Whether the path seems to lose much.
     pub fn is_lossy(&self) -> bool {
-        self.lost >= 1.0 && self.loss() > LOSSY
+        self.attempts.lost >= 1.0 && self.loss() > LOSSY
     }
 
     /// Whether the server is near.
@@ -245,20 +242,36 @@ impl Upstream {
     /// soundings are answered has too much to do, or no connection to spare: asking it more, or
     /// keeping connections open, would make that worse for all who ask it.
     pub fn has_bad_path(&self) -> bool {
-        let unheard = self.unheard >= 0.5 && self.unheard > self.sounded * LOSSY;
+        let Tally { known, lost, .. } = self.soundings;
+        let unheard = lost >= 0.5 && lost > known * LOSSY;
         self.is_lossy() && (!self.is_near() || unheard)
     }
 
-    /// Learns the fate of a question that was asked only to learn it.
-    pub fn handle_sounding(&mut self, fate: Fate) {
-        let (known, lost) = match fate {
-            Fate::Answered => (1.0, 0.0),
-            Fate::Lost => (1.0, 1.0),
-            Fate::AnsweredLate => (0.0, -1.0),
-        };
-        let fade = 1.0 - known / SOUNDING_MEMORY;
-        self.sounded = self.sounded * fade + known;
-        self.unheard = (self.unheard * fade + lost).max(0.0);
+    /// Learns the fate of questions that were asked only to learn it: when listening began, where
+    /// they tell as much as any others, or later.
+    pub fn handle_soundings(&mut self, first: bool, lost: usize, answered: usize) {
+        if first {
+            self.handle_attempts(lost, answered);
+            self.first_soundings.count(lost, answered);
+        } else {
+            self.soundings.count(lost, answered);
+        }
+    }
+
+    /// One of those that counted as lost is answered after all.
+    pub fn handle_late_sounding(&mut self, first: bool) {
+        if first {
+            self.handle_doubt(1);
+            self.first_soundings.forgive(1);
+        } else {
+            self.soundings.forgive(1);
+        }
+        self.handle_soundings(first, 0, 1);
+    }
+
+    /// Hears that nothing at all is answered: what was sounded meanwhile tells nothing.
+    pub fn forget_soundings(&mut self) {
+        self.soundings = Tally::new(SOUNDING_MEMORY);
     }
 
     /// How much later than usual a segment may come because attempts for it were lost, but for one
@@ -324,16 +337,12 @@ impl Upstream {
 
     /// Of attempts that counted as lost, this many may yet be answered, or tell nothing.
     pub fn handle_doubt(&mut self, attempts: usize) {
-        self.known = (self.known - attempts as f64).max(0.0);
-        self.lost = (self.lost - attempts as f64).max(0.0);
+        self.attempts.forgive(attempts);
     }
 
     /// Learns the fate of attempts.
     pub fn handle_attempts(&mut self, lost: usize, answered: usize) {
-        let fate = (lost + answered) as f64;
-        let fade = (1.0 - 1.0 / LOSS_MEMORY).powf(fate);
-        self.known = self.known * fade + fate;
-        self.lost = self.lost * fade + lost as f64;
+        self.attempts.count(lost, answered);
     }
 
     /// Whether the server may be asked; one that failed is left for a while.
@@ -508,9 +517,7 @@ mod tests {
     fn the_more_is_known_of_a_path_the_less_it_takes_to_be_sure_that_it_is_clogged() {
         let clogged = |lost, answered| {
             let mut upstream = Upstream::new([0; 8]);
-            upstream.handle_attempts(lost, answered);
-            (0..lost).for_each(|_| upstream.handle_first_sounding(Fate::Lost));
-            (0..answered).for_each(|_| upstream.handle_first_sounding(Fate::Answered));
+            upstream.handle_soundings(true, lost, answered);
             (upstream.is_clogged(), upstream.is_surely_clogged())
         };
         assert_eq!(clogged(24, 8), (false, false), "little is known");

@@ -2,17 +2,18 @@
 //! live edge to play, and to go back later takes minutes. So `config` is asked for four dozen times
 //! more, which any cache answers. Nothing is made of the answers but that they came.
 //!
-//! Later the way to a near server is sounded whenever an answer is late, one question
-//! at a time, to tell a path that loses from a server that has too much to do.
+//! Later the way to a near server is sounded whenever a segment is late, one question at a time, to tell a path that loses from a server that has too much to do.
 
 use super::{Fetcher, Route, Transmit, attempt, message_id};
 use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};
-use crate::upstream::{Fate, NEAR};
+use crate::upstream::NEAR;
 use std::time::{Duration, Instant};
 
 /// Questions. A path that loses a fifth of the packets each way loses 54 % of four dozen one time in a
 /// hundred; one that loses two fifths, less than that six times in a hundred.
 const SOUNDINGS: u32 = 48;
+/// And of a server that has not answered anything yet.
+const SOUNDINGS_UNHEARD: u32 = 16;
 /// They start this far apart.
 const INTERVAL: Duration = Duration::from_millis(3);
 /// An answer that is not later than this is no surprise.
@@ -27,10 +28,8 @@ struct Sounding {
     server: usize,
     lookup: Lookup,
     sent: Instant,
-    /// Whether an answer would be late by now.
-    overdue: bool,
     /// Whether it counts as lost, until it is known better.
-    lost: bool,
+    overdue: bool,
     /// Whether it is one of those that playing begins with.
     first: bool,
 }
@@ -65,6 +64,11 @@ impl Soundings {
         self.more |= !self.out.iter().any(|sounding| !sounding.first && !sounding.overdue);
     }
 
+    /// Whether one of the first ones is to be asked, of a server that was heard of or was not.
+    fn has_next(&self, heard: bool) -> bool {
+        self.left > if heard { 0 } else { SOUNDINGS - SOUNDINGS_UNHEARD }
+    }
+
     pub(super) fn contains(&self, lookup: u64) -> bool {
         self.out.iter().any(|sounding| sounding.key == lookup)
     }
@@ -77,10 +81,12 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
-        // A near server, which is not sounded, has answered before the first is due.
+        // A near server, which is not sounded, has answered before the first is due. One that may not
+        // be there is not asked so much.
         let next = *self.soundings.next.get_or_insert(now + NEAR);
+        let heard = self.servers[self.current].upstream.rtt().is_some();
         let more = self.soundings.more;
-        if !more && (self.soundings.left == 0 || next > now) {
+        if !more && (!self.soundings.has_next(heard) || next > now) {
             return None;
         }
         let server = self.current;
@@ -98,8 +104,7 @@ impl Fetcher {
             self.soundings.left -= 1;
             self.soundings.next = Some(now + INTERVAL);
         }
-        let sounding =
-            Sounding { key, server, lookup, sent: now, overdue: false, lost: false, first: !more };
+        let sounding = Sounding { key, server, lookup, sent: now, overdue: false, first: !more };
         self.soundings.out.push(sounding);
         Some(Transmit { server, route: Route::Datagram { lookup: key }, framed })
     }
@@ -116,7 +121,8 @@ impl Fetcher {
 
     pub(super) fn sounding_timeout(&self) -> Option<Instant> {
         let due = self.soundings.out.iter().map(|sounding| self.sounding_due(sounding)).min();
-        let next = self.soundings.next.filter(|_| self.soundings.left > 0);
+        let heard = self.servers[self.current].upstream.rtt().is_some();
+        let next = self.soundings.next.filter(|_| self.soundings.has_next(heard));
         due.into_iter().chain(next).min()
     }
 
@@ -127,14 +133,9 @@ impl Fetcher {
             if !sounding.overdue && self.sounding_due(sounding) <= now {
                 let upstream = &mut self.servers[sounding.server].upstream;
                 // Where nothing is answered at all, nothing is learned.
-                let lost = !sounding.first || upstream.rtt().is_some();
-                if !sounding.first {
-                    upstream.handle_sounding(Fate::Lost);
-                } else if lost {
-                    upstream.handle_attempts(1, 0);
-                    upstream.handle_first_sounding(Fate::Lost);
+                if upstream.rtt().is_some() {
+                    upstream.handle_soundings(sounding.first, 1, 0);
                 }
-                self.soundings.out[index].lost = lost;
                 self.soundings.out[index].overdue = true;
             }
         }
@@ -150,13 +151,9 @@ impl Fetcher {
             Progress::Answered { .. } | Progress::Truncated => {
                 let sounding = self.soundings.out.swap_remove(index);
                 let upstream = &mut self.servers[sounding.server].upstream;
-                let fate = if sounding.lost { Fate::AnsweredLate } else { Fate::Answered };
-                if sounding.first {
-                    upstream.handle_first_sounding(fate);
-                    upstream.handle_doubt(usize::from(sounding.lost));
-                    upstream.handle_attempts(0, 1);
-                } else {
-                    upstream.handle_sounding(fate);
+                match sounding.overdue {
+                    true => upstream.handle_late_sounding(sounding.first),
+                    false => upstream.handle_soundings(sounding.first, 0, 1),
                 }
                 upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
             }
