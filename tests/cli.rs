@@ -502,6 +502,16 @@ fn hearing_nothing_for_the_whole_duration_is_a_failure() {
 }
 
 #[test]
+fn who_stops_before_the_last_attempt_is_told_that_nothing_answered() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let output = run(&["listen", "a.example", &address, "-o", "null", "--duration", "1"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("no answer ({address})\n")), "{stderr}");
+}
+
+#[test]
 fn the_demo_works_without_a_device_and_reports() {
     let directory = TempDir::new("cli").unwrap();
     let output = aodns(&["demo", "--seconds", "4", "--output", "x.wav", "--json"])

@@ -57,8 +57,11 @@ pub fn json_to(wanted: bool, sink: &SinkKind) -> Json {
 }
 
 fn silence(job: &ListenJob, last: &ClientStats) -> String {
-    let trouble =
-        last.play.trouble.map_or("no sound yet".into(), |(t, _)| report::trouble_words(t));
+    let trouble = match last.play.trouble {
+        Some((trouble, _)) => report::trouble_words(trouble),
+        None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence),
+        None => "no sound yet".into(),
+    };
     let elapsed = report::short(last.elapsed);
     format!("heard nothing of {} in {elapsed}: {trouble} ({})", job.config.root, last.server)
 }

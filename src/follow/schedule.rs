@@ -339,54 +339,12 @@ impl Follower {
         if (fetching || self.path.is_unsure) && now < self.start_until(start) {
             return;
         }
-        let way = self.way();
         let Mode::Schedule(schedule) = &mut self.mode else { return };
         let Some(start) = schedule.start.take() else { return };
         let longest = schedule.segment_duration_max().max(Duration::from_millis(1));
-        // From capture to play: a whole segment must be there and come here, some attempts lost.
-        // The connections have to be made first, and what was seen so far may have been luck.
-        let cold = match self.path.allowance {
-            calm if calm <= CALM => self.path.round_trip,
-            lossy => self.path.round_trip + (lossy - CALM) / 2,
-        };
-        let least = longest + way + self.path.allowance + cold + MARGIN;
-        // Segments that came due meanwhile and are not here yet show what it takes as well.
-        let under_way = self.wants.range(start.next..).next().map(|(&sequence, _)| {
-            let ahead = lasting(longest, sequence - start.next);
-            now.saturating_duration_since(start.published + ahead)
-        });
-        let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
-            so_far + self.path.round_trip + self.path.allowance / 2
-        }));
-        // It took longer than that already: then the path is as bad as it seems.
-        let edge = now.saturating_duration_since(start.published);
-        let usual = BEHIND_BOUNDED + START_BEYOND;
-        let clogged = self.path.is_clogged && edge > longest + usual;
-        let most = if clogged || self.path.is_surely_clogged { START_BEHIND_MAX } else { usual };
-        let least = least.min(longest + most);
-        let latency = self.latency.unwrap_or(least).max(longest);
-        // The segment that is to be heard now, were everything published at its full length.
-        let segments = |time: Duration| time.as_nanos().div_ceil(longest.as_nanos()) as u64;
-        let comes = |event: &Event| matches!(event, Event::Segment { sequence, .. } if *sequence >= start.next);
-        let ahead = segments(edge.saturating_sub(latency));
-        // While the source paused, no more became due than is known of.
-        let due = schedule.upcoming.saturating_sub(start.next);
-        let (sequence, captured) = if ahead > 0 && ahead <= due && start.fetched.iter().any(comes) {
-            // It took so long that newer ones are there, and the time to play this one is over.
-            (start.next + ahead, start.published + lasting(longest, ahead))
-        } else {
-            let back = segments(latency.saturating_sub(edge));
-            // Only a listener who asked for it waits for segments older than those.
-            let oldest = if self.latency.is_some() { start.first } else { start.oldest };
-            let sequence = start.next.saturating_sub(back).max(oldest).min(start.next);
-            let length = lasting(longest, start.next - sequence);
-            (sequence, start.published.checked_sub(length).unwrap_or(start.published))
-        };
-        // While the source pauses, nothing is captured: what comes next is not older than it lasts.
-        let captured = match sequence == start.next {
-            true => captured.max(now.checked_sub(longest).unwrap_or(captured)),
-            false => captured,
-        };
+        let upcoming = schedule.upcoming;
+        let latency = self.start_latency(now, &start, longest);
+        let (sequence, captured) = self.start_place(now, &start, longest, upcoming, latency);
         let fetched = |n: Sequence| {
             start
                 .fetched
@@ -408,6 +366,62 @@ impl Follower {
         self.events.extend(start.fetched.into_iter().filter(told));
         missing.into_iter().for_each(|n| self.want(n, now, false));
         self.advance_cursor();
+    }
+
+    /// How far behind the capture to play.
+    fn start_latency(&self, now: Instant, start: &Start, longest: Duration) -> Duration {
+        // From capture to play: a whole segment must be there and come here, some attempts lost.
+        // The connections have to be made first, and what was seen so far may have been luck.
+        let cold = match self.path.allowance {
+            calm if calm <= CALM => self.path.round_trip,
+            lossy => self.path.round_trip + (lossy - CALM) / 2,
+        };
+        let least = longest + self.way() + self.path.allowance + cold + MARGIN;
+        // Segments that came due meanwhile and are not here yet show what it takes as well.
+        let under_way = self.wants.range(start.next..).next().map(|(&sequence, _)| {
+            let ahead = lasting(longest, sequence - start.next);
+            now.saturating_duration_since(start.published + ahead)
+        });
+        let least = least.max(under_way.map_or(Duration::ZERO, |so_far| {
+            so_far + self.path.round_trip + self.path.allowance / 2
+        }));
+        // It took longer than others are behind: then the path is as bad as it seems.
+        let usual = BEHIND_BOUNDED + START_BEYOND;
+        let late = now.saturating_duration_since(start.published) > longest + usual;
+        let clogged = self.path.is_surely_clogged || (self.path.is_clogged && late);
+        let most = if clogged { START_BEHIND_MAX } else { usual };
+        self.latency.unwrap_or(least.min(longest + most)).max(longest)
+    }
+
+    /// The segment that is to be heard now, were everything published at its full length, and when
+    /// it was captured.
+    fn start_place(
+        &self,
+        now: Instant,
+        start: &Start,
+        longest: Duration,
+        upcoming: Sequence,
+        latency: Duration,
+    ) -> (Sequence, Instant) {
+        let edge = now.saturating_duration_since(start.published);
+        let segments = |time: Duration| time.as_nanos().div_ceil(longest.as_nanos()) as u64;
+        let ahead = segments(edge.saturating_sub(latency));
+        let newer = |event: &Event| matches!(event, Event::Segment { sequence, .. } if *sequence >= start.next);
+        // It took so long that newer ones are there, and the time to play the newest of then is over.
+        // While the source paused, no more became due than is known of.
+        let due = upcoming.saturating_sub(start.next);
+        if ahead > 0 && ahead <= due && start.fetched.iter().any(newer) {
+            return (start.next + ahead, start.published + lasting(longest, ahead));
+        }
+        let back = segments(latency.saturating_sub(edge));
+        // Only a listener who asked for it waits for segments older than those.
+        let oldest = if self.latency.is_some() { start.first } else { start.oldest };
+        let sequence = start.next.saturating_sub(back).max(oldest).min(start.next);
+        let length = lasting(longest, start.next - sequence);
+        let captured = start.published.checked_sub(length).unwrap_or(start.published);
+        // While the source pauses, nothing is captured: what comes next is not older than it lasts.
+        let fresh = now.checked_sub(longest).filter(|_| sequence == start.next);
+        (sequence, fresh.map_or(captured, |fresh| fresh.max(captured)))
     }
 
     /// How long a segment takes from its publication to here, when nothing is lost.
