@@ -1,7 +1,7 @@
 //! The sockets around [`Zone::respond`]: UDP and TCP, held questions, limits and counters.
 //!
-//! Threads: one per core for datagrams, each with a socket of its own per address; one for all
-//! connections; one that answers held questions when a segment is published. Their number does not
+//! Threads: one per core for datagrams, each with a socket of its own per address, which look after each
+//! other's; one for all connections; one that answers held questions when a segment is published. Their number does not
 //! grow with clients. Nothing on the answer path allocates, logs, or takes a lock that is held
 //! across a system call.
 
@@ -112,7 +112,7 @@ struct Shared {
     failed: Mutex<Option<&'static str>>,
     tcp_open: AtomicU64,
     tcp_waiting: AtomicU64,
-    /// One for each of `sockets`.
+    /// One for the thread of each of `sockets`.
     udp: Vec<Counters>,
     tcp: Counters,
     hold: Counters,
@@ -148,6 +148,32 @@ enum Answering {
 }
 
 impl Shared {
+    fn new(
+        settings: ResponderSettings,
+        sockets: Vec<udp::Socket>,
+        zone: Arc<Zone>,
+        publication: Arc<Publication>,
+    ) -> Result<Shared, ResponderError> {
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).map_err(|cause| ResponderError::Start(cause.into()))?;
+        Ok(Shared {
+            zone,
+            publication,
+            limiter: Limiter::new(settings.limits.clone(), key),
+            holds: Holds::new(settings.hold_slots, settings.hold_slots_per_prefix),
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+            failed: Mutex::new(None),
+            tcp_open: AtomicU64::new(0),
+            tcp_waiting: AtomicU64::new(0),
+            udp: sockets.iter().map(|_| Counters::default()).collect(),
+            tcp: Counters::default(),
+            hold: Counters::default(),
+            sockets,
+            settings,
+        })
+    }
+
     fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -333,26 +359,9 @@ impl Responder {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let udp_threads = if settings.udp_threads == 0 { cores() } else { settings.udp_threads };
         let listening = listen(&settings.listen, udp_threads)?;
-        let mut key = [0; 16];
-        getrandom::fill(&mut key).map_err(|cause| ResponderError::Start(cause.into()))?;
         let engine = tcp::Engine::new(listening.tcp, &settings).map_err(ResponderError::Start)?;
         let mailbox = engine.mailbox();
-        let shared = Arc::new(Shared {
-            zone,
-            publication,
-            limiter: Limiter::new(settings.limits.clone(), key),
-            holds: Holds::new(settings.hold_slots, settings.hold_slots_per_prefix),
-            started: Instant::now(),
-            stop: AtomicBool::new(false),
-            failed: Mutex::new(None),
-            tcp_open: AtomicU64::new(0),
-            tcp_waiting: AtomicU64::new(0),
-            udp: listening.udp.iter().map(|_| Counters::default()).collect(),
-            tcp: Counters::default(),
-            hold: Counters::default(),
-            sockets: listening.udp,
-            settings,
-        });
+        let shared = Arc::new(Shared::new(settings, listening.udp, zone, publication)?);
         let mut responder = Responder {
             shared: Arc::clone(&shared),
             threads: Vec::new(),
@@ -544,6 +553,42 @@ fn is_missing_ipv6(address: SocketAddr, cause: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn datagrams_do_not_wait_for_a_thread_that_is_kept_from_running() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut listening = listen(&[loopback], 2).unwrap();
+        let (zone, snapshot) = crate::zone::tests_support::zone_and_snapshot(moment());
+        let mut settings = ResponderSettings::new(vec![loopback]);
+        settings.limits.off = true;
+        let publication = Arc::new(Publication::new(snapshot));
+        let sockets = std::mem::take(&mut listening.udp);
+        let shared = Shared::new(settings, sockets, Arc::new(zone), publication).unwrap();
+        // Sockets of 24 clients: it is as good as certain that some are heard by either socket.
+        let clients = (0..24).map(|_| {
+            let client = std::net::UdpSocket::bind(loopback).unwrap();
+            client.connect(listening.addresses[0]).unwrap();
+            client.set_nonblocking(true).unwrap();
+            client
+        });
+        let clients: Vec<_> = clients.collect();
+        let mut answered = vec![false; clients.len()];
+        let deadline = Instant::now() + Duration::from_secs(20);
+        std::thread::scope(|scope| {
+            // The second one's thread never runs.
+            scope.spawn(|| udp::serve(&shared, 0));
+            while !answered.iter().all(|&answered| answered) && Instant::now() < deadline {
+                for (client, answered) in clients.iter().zip(&mut answered) {
+                    // One for what it does not answer for is enough.
+                    client.send(b"\0\x01\0\0\0\x01\0\0\0\0\0\0\x01x\0\0\x01\0\x01").unwrap();
+                    *answered |= client.recv(&mut [0; 512]).is_ok();
+                }
+            }
+            shared.stop.store(true, Ordering::Release);
+            shared.sockets.iter().for_each(udp::Socket::wake);
+        });
+        assert_eq!(answered.iter().filter(|&&answered| !answered).count(), 0);
+    }
 
     #[test]
     fn addresses_that_take_each_other_are_told_before_they_are_bound() {

@@ -3,6 +3,7 @@
 //! A socket that is bound to all addresses answers from the address that a query was sent to (RFC
 //! 2181 §4.1): the system tells it with each datagram. One that is bound to an address needs not.
 
+use super::counters::Counters;
 use super::{Answering, Shared, View};
 use crate::pipeline::moment;
 use crate::wire;
@@ -18,7 +19,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Datagrams taken with one system call.
 const BATCH: usize = 32;
@@ -26,6 +27,8 @@ const BATCH: usize = 32;
 const QUERY_OCTETS_MAX: usize = 4096;
 /// Room for the largest answer to trusted clients, but for absurd settings.
 pub const DATAGRAM_OCTETS_MAX: usize = 4096;
+/// A thread that answers looks so often whether another one's socket is waiting for it.
+const LOOK_INTERVAL: Duration = Duration::from_micros(100);
 /// Between two looks at whether to stop.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Room for datagrams that wait (dns-behaviour 2.1).
@@ -117,24 +120,58 @@ struct Arrival {
 
 const NO_ARRIVAL: Arrival = Arrival { length: 0, from: None, local: Local::Bound };
 
-/// Body of a thread `udp`: answers what comes in at a socket.
+/// Body of a thread `udp`: answers what comes in at a socket. At times it looks at another one, whose
+/// thread may be kept from running by whoever else wants its core: a query must not wait while there
+/// is a thread that runs.
 pub fn serve(shared: &Shared, index: usize) {
-    let socket = &shared.sockets[index];
-    let counters = &shared.udp[index];
-    let mut receiver = Receiver::new();
-    let mut sender = Sender::new();
-    let mut view = View::new(&shared.publication);
-    let mut outs: Vec<Vec<u8>> =
-        (0..BATCH).map(|_| Vec::with_capacity(DATAGRAM_OCTETS_MAX)).collect();
-    let mut outgoing = Outgoing::default();
+    let mut worker = Worker::new(shared, index);
+    let others = shared.sockets.len() - 1;
+    let (mut looked, mut other) = (Instant::now(), 0);
     while !shared.is_stopping() {
-        let count = match receiver.receive(socket) {
+        let Some(done) = worker.answer(index, MsgFlags::MSG_WAITFORONE) else { continue };
+        if others > 0 && done.saturating_duration_since(looked) >= LOOK_INTERVAL {
+            looked = done;
+            other = other % others + 1;
+            worker.answer((index + other) % (others + 1), MsgFlags::MSG_DONTWAIT);
+        }
+    }
+}
+
+/// What a thread needs to answer, with room that is used again and again.
+struct Worker<'a> {
+    shared: &'a Shared,
+    counters: &'a Counters,
+    view: View,
+    receiver: Receiver,
+    outs: Vec<Vec<u8>>,
+    outgoing: Outgoing,
+    sender: Sender,
+}
+
+impl<'a> Worker<'a> {
+    fn new(shared: &'a Shared, index: usize) -> Worker<'a> {
+        Worker {
+            shared,
+            counters: &shared.udp[index],
+            view: View::new(&shared.publication),
+            receiver: Receiver::new(),
+            outs: (0..BATCH).map(|_| Vec::with_capacity(DATAGRAM_OCTETS_MAX)).collect(),
+            outgoing: Outgoing::default(),
+            sender: Sender::new(),
+        }
+    }
+
+    /// Answers a batch that came in at a socket; returns when that was done, if there was any.
+    fn answer(&mut self, index: usize, flags: MsgFlags) -> Option<Instant> {
+        let Worker { shared, counters, view, receiver, outs, outgoing, sender } = self;
+        let socket = &shared.sockets[index];
+        let count = match receiver.receive(socket, flags) {
             Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => continue,
+            Err(Errno::EAGAIN | Errno::EINTR) => return None,
             // Heard of an earlier answer that nobody took, or of memory running out: never the end.
             Err(_) => {
                 counters.receive_errors.add(1);
-                continue;
+                return None;
             }
         };
         let now = moment();
@@ -160,11 +197,11 @@ pub fn serve(shared: &Shared, index: usize) {
                 limited: false,
             };
             let out = &mut outs[outgoing.count];
-            let mut answering = shared.answer_datagram(&view, counters, &request, out);
+            let mut answering = shared.answer_datagram(view, counters, &request, out);
             if let Answering::Hold { sequence, until } = answering {
                 let place = (index, peer, local);
                 let what = (sequence, until);
-                answering = shared.hold_datagram(&mut view, counters, &request, place, what, out);
+                answering = shared.hold_datagram(view, counters, &request, place, what, out);
             }
             if let Answering::Send = answering {
                 outgoing.peers[outgoing.count] = from;
@@ -172,9 +209,12 @@ pub fn serve(shared: &Shared, index: usize) {
                 outgoing.count += 1;
             }
         }
-        let failed = sender.send(socket, &outs, &outgoing);
+        let failed = sender.send(socket, outs, outgoing);
         counters.send_errors.add(failed);
-        counters.times.record(now.instant.elapsed(), outgoing.count as u64);
+        let done = Instant::now();
+        let took = done.saturating_duration_since(now.instant);
+        counters.times.record(took, outgoing.count as u64);
+        Some(done)
     }
 }
 
@@ -208,13 +248,13 @@ impl Receiver {
         }
     }
 
-    /// Waits for datagrams, and takes those that are there.
-    fn receive(&mut self, socket: &Socket) -> Result<usize, Errno> {
+    /// Takes the datagrams that are there, after waiting for one where the flags say so.
+    fn receive(&mut self, socket: &Socket, flags: MsgFlags) -> Result<usize, Errno> {
         let mut chunks = self.buffer.chunks_exact_mut(QUERY_OCTETS_MAX);
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             std::array::from_fn(|_| [IoSliceMut::new(chunks.next().unwrap_or_default())]);
         let fd = socket.socket.as_raw_fd();
-        let results = recvmmsg(fd, &mut self.headers, &mut slices, MsgFlags::MSG_WAITFORONE, None)?;
+        let results = recvmmsg(fd, &mut self.headers, &mut slices, flags, None)?;
         let mut count = 0;
         for (message, arrival) in results.zip(&mut self.arrivals) {
             let mut local = Local::Bound;
