@@ -26,6 +26,15 @@ const EARLY_WAY_MAX: Duration = Duration::from_millis(90);
 const GUARD: Duration = Duration::from_millis(30);
 /// See [`GUARD`].
 const GUARD_RANDOM: Duration = Duration::from_millis(50);
+/// How the latter is drawn: all of it is as likely, but for this share at its beginning, over which the
+/// likelihood rises by e to the power of [`GUARD_RISE`] (as timers of multicast feedback do, RFC 5401).
+/// So of many listeners one is alone for a while, and the others find in the cache what it asked
+/// for: some resolvers look up anew for each that asks meanwhile.
+const GUARD_HEAD: f64 = 0.12;
+/// See [`GUARD_HEAD`].
+const GUARD_RISE: f64 = 3.0;
+/// The mean of all that.
+const GUARD_MEAN: f64 = 0.541;
 /// The guard grows by this with each question that came too early, and shrinks with those that
 /// did not.
 const GUARD_STEP: Duration = Duration::from_millis(20);
@@ -112,6 +121,18 @@ fn lasting(longest: Duration, segments: u64) -> Duration {
     longest * segments.min(1 << 20) as u32
 }
 
+/// From evenly distributed in 0 to 1 to distributed as [`GUARD_HEAD`] says.
+fn spread(even: f64) -> f64 {
+    let least = (-GUARD_RISE).exp();
+    let weight = GUARD_HEAD / GUARD_RISE;
+    let density = 1.0 / (weight * (1.0 - least) + 1.0 - GUARD_HEAD);
+    let head = 1.0 - density * (1.0 - GUARD_HEAD);
+    if even < head {
+        return GUARD_HEAD * (1.0 + (even / (density * weight) + least).ln() / GUARD_RISE);
+    }
+    GUARD_HEAD + (even - head) / density
+}
+
 impl Schedule {
     fn segment_duration_max(&self) -> Duration {
         self.stretch(self.frame * self.packets_max as u32)
@@ -128,7 +149,7 @@ impl Schedule {
             let early = EARLY + (round_trip / 2).min(EARLY_WAY_MAX);
             return self.due.checked_sub(early).unwrap_or(self.due) + (self.guard - GUARD);
         }
-        self.due + self.guard + GUARD_RANDOM.mul_f64(random as f64 / u64::MAX as f64)
+        self.due + self.guard + GUARD_RANDOM.mul_f64(spread(random as f64 / u64::MAX as f64))
     }
 
     /// Learns the publish time of a segment of `packets`; returns its capture time, and whether the
@@ -428,7 +449,7 @@ impl Follower {
     pub(super) fn way(&self) -> Duration {
         match self.direct {
             true => self.path.round_trip / 2,
-            false => GUARD + GUARD_RANDOM / 2 + self.path.round_trip + RESOLVER_WAY,
+            false => GUARD + GUARD_RANDOM.mul_f64(GUARD_MEAN) + self.path.round_trip + RESOLVER_WAY,
         }
     }
 
@@ -648,5 +669,37 @@ impl Follower {
             _ => {}
         }
         self.events.push_back(Event::Trouble(Trouble::Unreadable));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c13_of_many_one_asks_well_before_the_others() {
+        let within = Duration::from_millis(1);
+        // How many ask within a millisecond of the first, for so many listeners.
+        for (listeners, most) in [(2, 0.05), (150, 1.0), (2000, 6.0)] {
+            let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+            let mut draw = || {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                GUARD_RANDOM.mul_f64(spread(random as f64 / u64::MAX as f64))
+            };
+            let mut sum = 0;
+            for _ in 0..200 {
+                let mut times: Vec<_> = (0..listeners).map(|_| draw()).collect();
+                times.sort();
+                assert!(times[listeners - 1] < GUARD_RANDOM + Duration::from_nanos(9));
+                sum += times[1..].iter().filter(|&&time| time < times[0] + within).count();
+            }
+            let mean = sum as f64 / 200.0;
+            assert!(mean < most, "{mean} of {listeners}");
+        }
+        assert!(spread(0.0).abs() < 1e-9 && (spread(1.0) - 1.0).abs() < 1e-9);
+        let mean = (0..1000).map(|n| spread((n as f64 + 0.5) / 1000.0)).sum::<f64>() / 1000.0;
+        assert!((mean - GUARD_MEAN).abs() < 1e-3, "{mean}");
     }
 }
