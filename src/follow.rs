@@ -291,6 +291,14 @@ enum Mode {
     List(Listing),
 }
 
+/// The next of a row of random numbers (xorshift): asking at different times needs no better ones.
+fn next_random(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
+}
+
 /// Decides what to ask and when.
 #[derive(Debug)]
 pub struct Follower {
@@ -525,10 +533,7 @@ impl Follower {
     }
 
     fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
+        next_random(&mut self.random)
     }
 
     // ---- config -------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 //! The sockets around [`Zone::respond`]: UDP and TCP, held questions, limits and counters.
 //!
-//! Threads: one per core for datagrams, each with a socket of its own per address, which look after each
-//! other's; one for all connections; one that answers held questions when a segment is published. Their number does not
-//! grow with clients. Nothing on the answer path allocates, logs, or takes a lock that is held
-//! across a system call.
+//! Threads: one per core for datagrams, each with a socket of its own per address, which look after
+//! each other's; one for all connections; one that answers held questions when a segment is
+//! published. Their number does not grow with clients. Nothing on the answer path allocates, logs, or
+//! takes a lock that is held across a system call.
 
 pub mod counters;
 mod hold;

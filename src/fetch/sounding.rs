@@ -2,7 +2,8 @@
 //! live edge to play, and to go back later takes minutes. So `config` is asked for four dozen times
 //! more, which any cache answers. Nothing is made of the answers but that they came.
 //!
-//! Later the way to a near server is sounded whenever a segment is late, one question at a time, to tell a path that loses from a server that has too much to do.
+//! Later the way to a near server is sounded whenever a segment is late, one question at a time, to
+//! tell a path that loses from a server that has too much to do.
 
 use super::{Fetcher, Route, Transmit, attempt, message_id};
 use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};

@@ -26,10 +26,10 @@ const EARLY_WAY_MAX: Duration = Duration::from_millis(90);
 const GUARD: Duration = Duration::from_millis(30);
 /// See [`GUARD`].
 const GUARD_RANDOM: Duration = Duration::from_millis(50);
-/// How the latter is drawn: all of it is as likely, but for this share at its beginning, over which the
-/// likelihood rises by e to the power of [`GUARD_RISE`] (as timers of multicast feedback do, RFC 5401).
-/// So of many listeners one is alone for a while, and the others find in the cache what it asked
-/// for: some resolvers look up anew for each that asks meanwhile.
+/// How the latter is drawn: all of it is equally likely, but for this share at its beginning, over
+/// which the likelihood rises by e to the power of [`GUARD_RISE`] (as that of the timers of multicast
+/// feedback does, RFC 5401). So one of many listeners is alone for a while, and the others find in the
+/// cache what it asked for: some resolvers look up anew for each that asks meanwhile.
 const GUARD_HEAD: f64 = 0.12;
 /// See [`GUARD_HEAD`].
 const GUARD_RISE: f64 = 3.0;
@@ -675,17 +675,16 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::follow::next_random;
 
     #[test]
     fn c13_of_many_one_asks_well_before_the_others() {
         let within = Duration::from_millis(1);
         // How many ask within a millisecond of the first, for so many listeners.
         for (listeners, most) in [(2, 0.05), (150, 1.0), (2000, 6.0)] {
-            let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+            let mut random = 0x9E37_79B9_7F4A_7C15;
             let mut draw = || {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                let random = next_random(&mut random);
                 GUARD_RANDOM.mul_f64(spread(random as f64 / u64::MAX as f64))
             };
             let mut sum = 0;
