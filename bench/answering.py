@@ -3,7 +3,8 @@
 
 The measure is user and system time of the server's processes over the queries that dnsperf saw
 answered: a load generator on the same cores cannot blur it. Rounds are interleaved, the median of
-the rounds is told, and the spread beside it.
+the rounds is told, and the spread beside it; and the median of aodns over the best of the others in the
+same round, with the quartiles of the rounds.
 
 Usage: bench/answering.py [--seconds 4] [--rounds 3] [--markdown FILE]
 Needs: cargo, and Debian's packages knot, nsd, dnsperf; a server that is missing is left out, loudly.
@@ -198,6 +199,13 @@ def measure(server: Server, data: Path, options: list[str], seconds: float) -> t
     return used / int(completed[1]) * 1e6, float(rate[1])
 
 
+def of_rounds(ours: list[tuple[float, float]], best: list[tuple[float, float]]) -> str:
+    """Median and quartiles of the ratios of costs that were measured one after the other."""
+    ratios = sorted(a / b for (a, _), (b, _) in zip(ours, best, strict=True))
+    at = [ratios[round(part * (len(ratios) - 1))] for part in (0.25, 0.75)]
+    return f"{statistics.median(ratios):.2f} ({at[0]:.2f} to {at[1]:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4)
@@ -225,7 +233,7 @@ def main() -> None:
                         result = measure(server, directory / data, options, arguments.seconds)
                         results.setdefault((row, server.name), []).append(result)
             lines = ["| CPU microseconds a query (spread; queries a second) | "
-                     + " | ".join(server.name for server in servers) + " | aodns / best |",
+                     + " | ".join(server.name for server in servers) + " | aodns / best, by rounds |",
                      "|---|" + "---|" * (len(servers) + 1)]
             for row, _, _ in ROWS:
                 medians, cells = {}, []
@@ -235,8 +243,10 @@ def main() -> None:
                     medians[server.name] = statistics.median(costs)
                     cells.append(f"{medians[server.name]:.1f} ({min(costs):.1f} to {max(costs):.1f}; "
                                  f"{rate / 1000:.0f} k)")
-                others = [cost for name, cost in medians.items() if name != "aodns"]
-                ratio = f"{medians['aodns'] / min(others):.2f}" if others else "-"
+                ratio = "-"
+                if len(medians) > 1:
+                    best = min((name for name in medians if name != "aodns"), key=medians.get)
+                    ratio = of_rounds(results[row, "aodns"], results[row, best]) + f" {best}"
                 lines.append(f"| {row} | " + " | ".join(cells) + f" | {ratio} |")
             lines.append("| resident memory, kB | "
                          + " | ".join(str(server.memory()) for server in servers) + " | |")

@@ -3,11 +3,12 @@
 
 A server plays the built-in programme at 16 kHz mono; a listener with the sink `null` takes it for
 some minutes. The kernel tells the time of each of its threads to the nanosecond; what it takes is
-told for each part of that time, because the resampler runs only while the latency is corrected.
+told for each part of that time, because the resampler runs only while the latency is corrected. To
+tell whether it did, `--json` lets the listener write its status each second, which is then in its time.
 Decoding is measured three times: at a stretch, a segment each 720 ms, and a packet each 60 ms, with the
-caches cold again each time.
+caches cold again each time; so is the resampler, a segment each 720 ms.
 
-Usage: bench/listening.py [--seconds 60] [--parts 3] [--decode-seconds 30]
+Usage: bench/listening.py [--seconds 60] [--parts 3] [--decode-seconds 30] [--json]
 """
 from __future__ import annotations
 
@@ -51,24 +52,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of each part")
     parser.add_argument("--parts", type=int, default=3)
     parser.add_argument("--decode-seconds", type=int, default=30)
+    parser.add_argument("--json", action="store_true", help="let the listener write its status each second")
     arguments = parser.parse_args()
     build()
     release = HERE / "target/release"
     decoded = subprocess.run([release / "examples/decoding", str(arguments.decode_seconds)],
                              stdout=subprocess.PIPE, text=True, check=True).stdout
-    alone, packets, segments = (float(line.split()[1]) for line in decoded.splitlines())
+    alone, packets, segments, corrected = (float(line.split()[1]) for line in decoded.splitlines())
     print(f"decoding at a stretch: {alone:.0f} us per second of sound")
     print(f"decoding a segment each 720 ms: {segments:.0f} us")
     print(f"decoding a packet each 60 ms: {packets:.0f} us")
+    print(f"playing faster, a segment each 720 ms: {corrected:.0f} us")
     port = str(free_port())
     with tempfile.TemporaryDirectory() as place:
         status = Path(place) / "status"
         server = subprocess.Popen([release / "aodns", "serve", ROOT, "--dns-port", port, "-i", "demo"],
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(1)
+        options = ["--json"] if arguments.json else []
         with status.open("w") as out:
             listener = subprocess.Popen([release / "aodns", "listen", ROOT, f"127.0.0.1:{port}",
-                                         "-o", "null", "--json"], stdout=out)
+                                         "-o", "null", *options], stdout=out)
         try:
             time.sleep(SETTLE)
             for part in range(arguments.parts):
@@ -82,13 +86,15 @@ def main() -> None:
                 threads = ", ".join(f"{name} {us:.0f}" for name, us in sorted(used.items()))
                 if server.poll() is not None or listener.poll() is not None:
                     sys.exit("server or listener ended")
-                last = json.loads(status.read_text().splitlines()[-1])
+                seen = ""
+                if arguments.json:
+                    last = json.loads(status.read_text().splitlines()[-1])
+                    seen = f"; {last['gaps']} gaps, correction {last['correction_ppm']:.0f} ppm"
                 print(f"listening, {arguments.seconds:.0f} s, part {part + 1}: {total:.0f} us per second "
                       f"({threads}), {total / alone:.2f} of decoding at a stretch, "
                       f"{total / segments:.2f} of a segment each 720 ms, "
-                      f"{total / packets:.2f} of a packet each 60 ms; {resident(listener.pid)} kB resident; "
-                      f"{last['segments']} segments, {last['gaps']} gaps, correction {last['correction_ppm']:.0f} ppm",
-                      flush=True)
+                      f"{total / packets:.2f} of a packet each 60 ms; {resident(listener.pid)} kB resident"
+                      f"{seen}", flush=True)
         finally:
             listener.terminate()
             server.terminate()

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::follow::{FollowStats, Follower, Manner, StreamParameters};
 use crate::lookup::RetryPolicy;
-use crate::pipeline::play::{self, PlayStatus};
+use crate::pipeline::play::{self, Incoming, PlayStatus};
 use crate::pipeline::{Stage, Supervision};
 use crate::wire::Name;
 use sockets::Sockets;
@@ -21,7 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Events waiting for the playing stage; it takes them at least every 60 ms.
+/// Events waiting for the playing stage; it takes them at least once a second.
 const EVENTS_MAX: usize = 64;
 /// Sound that was not heard for this long has stopped.
 const STALLED_AFTER: Duration = Duration::from_millis(500);
@@ -127,6 +127,8 @@ struct Fetched {
     fetch: FetchStats,
     rtt: Option<Duration>,
     server: usize,
+    /// Packets of sound handed to the playing stage.
+    handed: u64,
 }
 
 /// A running listener. Dropping it stops it.
@@ -166,8 +168,10 @@ impl Client {
             fetch: FetchStats::default(),
             rtt: None,
             server: 0,
+            handed: 0,
         }));
         let (events, incoming) = crossbeam_channel::bounded(EVENTS_MAX);
+        let (open, end) = crossbeam_channel::bounded(0);
         let follower = Follower::new(config.fallback.clone(), config.latency, seed, now);
         if !Fetcher::is_root(&config.root) {
             return Err(Error::Settings(format!(
@@ -179,10 +183,10 @@ impl Client {
         let cookies = cookies.collect::<Result<Vec<_>, _>>()?;
         let latency = config.latency;
         let fetcher = Fetcher::new(config.root, config.policy, follower, cookies);
-        let sockets = Sockets::new(fetcher, &config.servers, events, Arc::clone(&fetched));
+        let sockets = Sockets::new(fetcher, &config.servers, (events, open), Arc::clone(&fetched));
         let (for_play, shown) = (Arc::clone(&supervision), Arc::clone(&status));
         let play = Stage::spawn("play", &supervision, move || {
-            play::play(sink, incoming, &for_play, &shown, latency)
+            play::play(sink, Incoming { events: incoming, end }, &for_play, &shown, latency)
         })?;
         let for_fetch = Arc::clone(&supervision);
         let run = move || sockets.run(&for_fetch, &woken);
@@ -228,7 +232,7 @@ impl Client {
             server: self.servers[fetched.server],
             first_sound: play.first_sound.map(|at| at.saturating_duration_since(self.started)),
             elapsed: self.started.elapsed(),
-            level: play.level(Instant::now()),
+            level: play.level(Instant::now(), fetched.handed),
             play,
         }
     }

@@ -12,7 +12,7 @@ use super::values::Asked;
 use aodns::audio::SinkKind;
 use aodns::client::{Client, ClientStats};
 use aodns::error::Error;
-use aodns::follow::Trouble;
+use aodns::follow::{StreamParameters, Trouble};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -106,10 +106,11 @@ fn watch(
         shown = now;
         let stats = client.stats();
         news.tell(&stats, now, job, console);
-        if job.verbose && !console.is_terminal() {
+        if console.is_terminal() {
+            console.status(&report::client_line(&stats));
+        } else if job.verbose {
             console.say(&report::client_line(&stats));
         }
-        console.status(&report::client_line(&stats));
         if console.is_json() {
             console.json(&json::event("status", report::client_fields(&stats)))?;
         }
@@ -119,7 +120,7 @@ fn watch(
 /// What was told already.
 #[derive(Default)]
 struct News {
-    stream: Option<String>,
+    stream: Option<StreamParameters>,
     trouble: Option<Trouble>,
     troubles: Throttle,
     /// Where the last gap told of began.
@@ -131,12 +132,12 @@ struct News {
 impl News {
     /// Tells what changed since the last time.
     fn tell(&mut self, stats: &ClientStats, now: Instant, job: &ListenJob, console: &mut Console) {
-        let stream = stats.play.stream.as_ref().map(report::stream_words);
-        if stream != self.stream {
-            if let Some(stream) = &stream {
-                console.say(&format!("stream {stream}, from {}", stats.server));
+        if stats.play.stream != self.stream {
+            self.stream.clone_from(&stats.play.stream);
+            if let Some(stream) = &self.stream {
+                let words = report::stream_words(stream);
+                console.say(&format!("stream {words}, from {}", stats.server));
             }
-            self.stream = stream;
         }
         let trouble = stats.play.trouble.map(|(trouble, _)| trouble);
         if trouble != self.trouble && self.troubles.pass(now).is_some() {

@@ -14,6 +14,7 @@ use crate::pipeline::Supervision;
 use crate::wire::MESSAGE_OCTETS_MAX;
 use crossbeam_channel::{Sender, TrySendError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::convert::Infallible;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -48,6 +49,10 @@ pub struct Sockets {
     streams: Vec<Stream>,
     /// `None` once the playing stage is gone.
     events: Option<Sender<Event>>,
+    /// By its end, after that of the events, the playing stage is told that this one has ended.
+    _open: Sender<Infallible>,
+    /// Packets of sound that were handed to the playing stage.
+    handed: u64,
     /// What the playing stage must hear and had no room for, oldest first: the newest of each kind.
     untold: Vec<Event>,
     buffer: Vec<u8>,
@@ -59,7 +64,7 @@ impl Sockets {
     pub fn new(
         fetcher: Fetcher,
         addresses: &[SocketAddr],
-        events: Sender<Event>,
+        (events, open): (Sender<Event>, Sender<Infallible>),
         report: Arc<Mutex<Fetched>>,
     ) -> Sockets {
         let links = |(server, &address)| {
@@ -71,6 +76,8 @@ impl Sockets {
             datagrams: Vec::new(),
             streams: addresses.iter().enumerate().flat_map(links).collect(),
             events: Some(events),
+            _open: open,
+            handed: 0,
             untold: Vec::new(),
             buffer: vec![0; MESSAGE_OCTETS_MAX],
             report,
@@ -178,8 +185,15 @@ impl Sockets {
     /// Hands over one event, if there is room; returns it if there is not.
     fn tell_event(&mut self, event: Event) -> Option<Event> {
         let events = self.events.as_ref()?;
+        let packets = match &event {
+            Event::Segment { segment, .. } => segment.packets.len() as u64,
+            _ => 0,
+        };
         match events.try_send(event) {
-            Ok(()) => None,
+            Ok(()) => {
+                self.handed += packets;
+                None
+            }
             Err(TrySendError::Full(event)) => Some(event),
             Err(TrySendError::Disconnected(_)) => {
                 self.events = None;
@@ -199,6 +213,7 @@ impl Sockets {
         report.server = self.fetcher.current();
         report.rtt = upstream.rtt();
         report.loss = upstream.loss();
+        report.handed = self.handed;
     }
 
     /// Waits for messages or the next time that something is due, and takes what arrived. Returns

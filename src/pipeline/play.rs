@@ -3,7 +3,8 @@
 //!
 //! A segment is decoded when its first frame is due, and its frames are kept until each is due in
 //! turn: twelve packets one after the other take a third of the time of twelve packets that each
-//! find the caches cold, and what is in the segment is known by then.
+//! find the caches cold, and what is in the segment is known by then. Until then nothing wakes this
+//! stage: a segment that arrives meanwhile waits in the channel.
 
 use super::Supervision;
 use super::render::Renderer;
@@ -15,6 +16,7 @@ use crate::playout::{Gap, JitterBuffer, Play, PlayoutStats};
 use crate::units::SampleRate;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,15 @@ const FAREWELL: Duration = Duration::from_millis(120);
 const GAPS_MAX: usize = 1000;
 /// A clock of the sound that fell this far behind is set anew.
 const BEHIND_MAX: Duration = Duration::from_millis(500);
+
+/// What this stage is told by the one before it.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What happens.
+    pub events: Receiver<Event>,
+    /// Closed after the events: to be told of their end without being woken by each.
+    pub end: Receiver<Infallible>,
+}
 
 /// An interruption, with its place in the sound written.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +75,8 @@ pub struct PlayStatus {
     pub latency: Option<Duration>,
     /// Sound fetched and not yet written. [`PlayStatus::level`] counts what is not yet played.
     pub unwritten: Duration,
+    /// Packets of sound taken over, and how long one lasts: others may have been handed over since.
+    pub taken: (u64, Duration),
     /// Of a sink without a clock: until when the sound that was written lasts.
     pub written_until: Option<Instant>,
     /// When the first sound was written.
@@ -81,11 +94,14 @@ pub struct PlayStatus {
 }
 
 impl PlayStatus {
-    /// Sound fetched and not yet played at `now`: to a sink without a clock it is written before it
-    /// is due.
-    pub fn level(&self, now: Instant) -> Duration {
+    /// Sound fetched and not yet played at `now`, when `handed` packets were handed over: to a sink
+    /// without a clock it is written before it is due.
+    pub fn level(&self, now: Instant, handed: u64) -> Duration {
+        let (taken, frame) = self.taken;
+        let waiting = u32::try_from(handed.saturating_sub(taken)).unwrap_or(u32::MAX);
         let until = self.written_until.unwrap_or(now);
-        self.unwritten + until.saturating_duration_since(now)
+        let written = until.saturating_duration_since(now);
+        frame.saturating_mul(waiting).saturating_add(self.unwritten + written)
     }
 }
 
@@ -139,6 +155,8 @@ struct Player<'a> {
     clock: Option<(Instant, u64)>,
     written_samples: u64,
     rate: SampleRate,
+    /// Packets of sound taken over.
+    taken: u64,
     undecodable: u64,
     wrong_duration: u64,
     /// Whether the next packet is of another run of the server than those before.
@@ -150,14 +168,14 @@ struct Player<'a> {
     gone: bool,
 }
 
-/// Plays what `events` bring until they end, the stream ends, or the sink is closed; `latency` after
+/// Plays what `incoming` brings until it ends, the stream ends, or the sink is closed; `latency` after
 /// it was captured, or as soon as the path allows.
 ///
 /// # Errors
 /// When the sink fails, or the codec cannot be set up.
 pub fn play(
     sink: Box<dyn Sink>,
-    events: Receiver<Event>,
+    incoming: Incoming,
     supervision: &Supervision,
     status: &Mutex<PlayStatus>,
     latency: Option<Duration>,
@@ -176,6 +194,7 @@ pub fn play(
         clock: None,
         written_samples: 0,
         rate: SampleRate::HZ_16000,
+        taken: 0,
         undecodable: 0,
         wrong_duration: 0,
         renewing: false,
@@ -185,7 +204,7 @@ pub fn play(
         ended: false,
         gone: false,
     };
-    let result = player.run(&events, supervision);
+    let result = player.run(&incoming, supervision);
     // Whatever happened, what was written is to be kept.
     let flushed = match player.chain {
         Some(_) => player.sink.flush().map_err(Error::from),
@@ -202,18 +221,17 @@ pub fn play(
 }
 
 impl Player<'_> {
-    fn run(&mut self, events: &Receiver<Event>, supervision: &Supervision) -> Result<(), Error> {
+    fn run(&mut self, incoming: &Incoming, supervision: &Supervision) -> Result<(), Error> {
         while !supervision.is_stopping() {
-            self.drain(events)?;
+            self.drain(&incoming.events)?;
             let drained = self.buffer.is_drained() && self.ahead.is_empty();
             if (self.ended && drained) || self.gone {
                 return Ok(());
             }
             let due = self.due();
             if due.is_none_or(|due| due > Instant::now()) {
-                // Nothing to write yet: events may come meanwhile.
-                let until = due.unwrap_or_else(|| Instant::now() + TICK);
-                self.wait(events, until.min(Instant::now() + TICK))?;
+                let tick = Instant::now() + TICK;
+                self.wait(incoming, due.map_or(tick, |due| due.min(tick)))?;
                 continue;
             }
             self.write_frame()?;
@@ -252,8 +270,14 @@ impl Player<'_> {
         }
     }
 
-    fn wait(&mut self, events: &Receiver<Event>, until: Instant) -> Result<(), Error> {
-        match events.recv_deadline(until) {
+    /// Waits until the next frame is due; before there is one, for the next event.
+    fn wait(&mut self, incoming: &Incoming, until: Instant) -> Result<(), Error> {
+        if self.buffer.begun() {
+            // What may have come by the end of everything is seen to at the next turn.
+            let Err(_timeout_or_end) = incoming.end.recv_deadline(until);
+            return Ok(());
+        }
+        match incoming.events.recv_deadline(until) {
             Ok(event) => self.handle(event),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => {
@@ -294,6 +318,7 @@ impl Player<'_> {
                 self.ended = false;
             }
             Event::Segment { sequence, segment, captured, need, allowance } => {
+                self.taken += segment.packets.len() as u64;
                 self.buffer.insert(sequence, segment.packets, captured);
                 if let Some(need) = need {
                     self.buffer.handle_need(now, need, allowance);
@@ -409,6 +434,7 @@ impl Player<'_> {
         status.last_sound = self.last_sound;
         status.latency = self.buffer.latency().map(|latency| latency + queued);
         status.unwritten = self.buffer.level() + ahead + queued;
+        status.taken = (self.taken, chain.frame());
         status.written_until = written_until;
         status.first_sound = self.first_sound;
         status.written = written;
