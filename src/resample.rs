@@ -2,7 +2,9 @@
 //!
 //! A windowed-sinc filter (Kaiser window, stop band 90 dB down) is tabulated at a number of phases;
 //! between two of them it is interpolated linearly. The pass band reaches to 0.9 of the lower of
-//! the two Nyquist frequencies, the stop band begins at that frequency. The position in the input
+//! the two Nyquist frequencies, the stop band begins at that frequency. Where both rates are the same
+//! it begins as far beyond: mirror images of the highest tenth lie in it again, where they cannot be
+//! told from it, and the filter is half as long and at whole samples a copy. The position in the input
 //! is a fraction of integers, so a conversion that runs for years is as exact as one of a second.
 //! No clock, no I/O; the filter works in `f32` and rounds once, at the end.
 //!
@@ -123,7 +125,7 @@ impl Resampler {
     pub fn process(&mut self, input: &[i16], out: &mut Vec<i16>) {
         assert_eq!(input.len() % self.channels, 0, "input must be whole samples");
         if self.copying {
-            let keep = past_samples(Filter::half_taps(1.0));
+            let keep = past_samples(Filter::SAME_RATE_HALF_TAPS);
             let recent = input.len().min(keep * self.channels);
             self.remember(&input[input.len() - recent..]);
             self.keep_past();
@@ -149,7 +151,7 @@ impl Resampler {
 
     /// Drops all of the history but what a filter that begins now needs of the past.
     fn keep_past(&mut self) {
-        let keep = past_samples(Filter::half_taps(1.0));
+        let keep = past_samples(Filter::SAME_RATE_HALF_TAPS);
         for history in &mut self.history[..self.channels] {
             history.drain(..history.len() - keep);
         }
@@ -166,7 +168,7 @@ impl Resampler {
     }
 
     fn forget(&mut self) {
-        let half = self.filter.as_ref().map_or(Filter::half_taps(1.0), |filter| filter.half);
+        let half = self.filter.as_ref().map_or(Filter::SAME_RATE_HALF_TAPS, |filter| filter.half);
         for history in &mut self.history[..self.channels] {
             history.clear();
             history.resize(past_samples(half), 0.0);
@@ -194,8 +196,7 @@ impl Resampler {
                     dot(filter.row(row), &history[window.clone()])
                 } else {
                     let rows = [filter.row(row), filter.row(row + 1)];
-                    let [below, above] = dots(rows, &history[window.clone()]);
-                    below + weight * (above - below)
+                    dot_between(rows, weight, &history[window.clone()])
                 };
                 if self.blend > 0.0 {
                     value +=
@@ -277,9 +278,10 @@ fn round(value: f32) -> i16 {
     (value + 0.5f32.copysign(value)) as i16
 }
 
-/// The sums of products of two rows of taps and one window. Both at once, as each addition waits for the
-/// one before it; four running sums each, which compilers turn into vector instructions everywhere.
-fn dots(rows: [&[f32]; 2], window: &[f32]) -> [f32; 2] {
+/// The sum of products of a window and taps that lie between two rows, by `weight` towards the second.
+/// Both rows at once, as each addition waits for the one before it; four running sums each, which
+/// compilers turn into vector instructions everywhere.
+fn dot_between(rows: [&[f32]; 2], weight: f32, window: &[f32]) -> f32 {
     let (mut below, mut above) = ([0.0f32; 4], [0.0f32; 4]);
     let taps = rows[0].chunks_exact(4).zip(rows[1].chunks_exact(4));
     for ((low, high), window) in taps.zip(window.chunks_exact(4)) {
@@ -290,10 +292,13 @@ fn dots(rows: [&[f32]; 2], window: &[f32]) -> [f32; 2] {
             above[i] += high[i] * window[i];
         }
     }
-    [below.iter().sum(), above.iter().sum()]
+    for i in 0..4 {
+        below[i] += weight * (above[i] - below[i]);
+    }
+    below.iter().sum()
 }
 
-/// The sum of products of one row: as [`dots`], with twice as many running sums.
+/// The sum of products of one row: as [`dot_between`], with twice as many running sums.
 fn dot(taps: &[f32], window: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     for (taps, window) in taps.chunks_exact(8).zip(window.chunks_exact(8)) {
@@ -385,6 +390,8 @@ impl Filter {
     /// Taps on either side of the current sample at a ratio of 1, from Kaiser's formula for 90 dB
     /// over a transition from 0.9 to 1.0 of Nyquist: (90 − 7.95) ÷ (2.285 × 0.1 π) ÷ 2, rounded up.
     const HALF_TAPS: f64 = 58.0;
+    /// The same over a transition twice as wide, from 0.9 to 1.1 of Nyquist, as a multiple of 4.
+    const SAME_RATE_HALF_TAPS: usize = 32;
     /// Kaiser's formula for 90 dB: 0.1102 × (90 − 8.7).
     const BETA: f64 = 8.96;
     /// Middle of the transition, in Nyquist frequencies.
@@ -403,7 +410,8 @@ impl Filter {
     fn new(phase: &Phase) -> Filter {
         let (m, l) = phase.ratio;
         let ratio = (m as f64 / l as f64).clamp(1.0, Self::RATIO_MAX);
-        let half = Self::half_taps(ratio);
+        let same = phase.ratio == (1, 1);
+        let half = if same { Self::SAME_RATE_HALF_TAPS } else { Self::half_taps(ratio) };
         let rows_min = (Self::ROWS / ratio).ceil() as u64;
         let rows = rows_min.next_multiple_of(l);
         let (rows, rows_per_part) = if rows * 2 * half as u64 <= Self::EXACT_TAPS_MAX {
@@ -414,7 +422,7 @@ impl Filter {
         };
         let mut taps = Vec::with_capacity((rows + 1) * 2 * half);
         let mut row_taps = Vec::with_capacity(2 * half);
-        let cutoff = Self::CUTOFF / ratio;
+        let cutoff = if same { 1.0 } else { Self::CUTOFF / ratio };
         for row in 0..=rows {
             let fraction = row as f64 / rows as f64;
             row_taps.clear();
@@ -774,14 +782,17 @@ mod tests {
 
     #[test]
     fn the_filter_holds_its_quality_between_rows() {
-        let input = tone(7_000.0, 16_000, 16_000.0, 32_000);
-        let mut resampler = Resampler::new(Channels::MONO, rate(16_000), rate(16_000));
-        resampler.set_correction(500.0);
-        let mut out = Vec::new();
-        resampler.process(&input, &mut out);
-        let settled = &out[16_000..30_000];
-        let (_, snr_db) = fit(settled, 7_000.0 * 1.0005, 16_000);
-        assert!(snr_db > 80.0, "{snr_db} dB");
+        for (hz, ppm) in [(1_000.0, 100.0), (7_000.0, 500.0), (7_200.0, 500.0), (7_200.0, -900.0)] {
+            let input = tone(hz, 16_000, 16_000.0, 32_000);
+            let mut resampler = Resampler::new(Channels::MONO, rate(16_000), rate(16_000));
+            resampler.set_correction(ppm);
+            let mut out = Vec::new();
+            resampler.process(&input, &mut out);
+            let settled = &out[16_000..30_000];
+            let (amplitude, snr_db) = fit(settled, hz * (1.0 + ppm * 1e-6), 16_000);
+            assert!((20.0 * (amplitude / 16_000.0).log10()).abs() < 0.01, "{hz} Hz: {amplitude}");
+            assert!(snr_db > 80.0, "{hz} Hz, {ppm} ppm: {snr_db} dB");
+        }
     }
 
     #[test]
