@@ -591,6 +591,41 @@ mod tests {
     }
 
     #[test]
+    fn u01_one_thread_answers_at_sockets_of_all_kinds() {
+        let any = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let asked = [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("0.0.0.0:0", "127.0.0.5"),
+            ("[::]:0", "::1"),
+            ("0.0.0.0:0", "127.0.0.6"),
+        ];
+        let bound = asked.map(|(at, _)| listen_once(&[any(at)], 1).unwrap());
+        let addresses = bound.each_ref().map(|listening| listening.addresses[0]);
+        let sockets = bound.into_iter().flat_map(|listening| listening.udp).collect();
+        let (zone, snapshot) = crate::zone::tests_support::zone_and_snapshot(moment());
+        let mut settings = ResponderSettings::new(addresses.to_vec());
+        settings.limits.off = true;
+        let publication = Arc::new(Publication::new(snapshot));
+        let shared = Shared::new(settings, sockets, Arc::new(zone), publication).unwrap();
+        let mut worker = udp::Worker::new(&shared, 0);
+        // Each kind after each other one, twice.
+        for index in [0, 1, 2, 3, 4, 3, 1, 4, 0, 2, 1, 3, 0, 4, 2, 0, 3, 2, 4, 1] {
+            let to = SocketAddr::new(asked[index].1.parse().unwrap(), addresses[index].port());
+            let here = if to.is_ipv4() { any("127.0.0.1:0") } else { any("[::1]:0") };
+            let client = std::net::UdpSocket::bind(here).unwrap();
+            // It hears nobody but whom it asked.
+            client.connect(to).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            client.send(b"\0\x01\0\0\0\x01\0\0\0\0\0\0\x01x\0\0\x01\0\x01").unwrap();
+            worker.answer(index, nix::sys::socket::MsgFlags::empty()).unwrap();
+            client
+                .recv(&mut [0; 512])
+                .unwrap_or_else(|error| panic!("no answer from {to}: {error}"));
+        }
+    }
+
+    #[test]
     fn addresses_that_take_each_other_are_told_before_they_are_bound() {
         let overlap = |listen: &[&str]| {
             let listen: Vec<_> = listen.iter().map(|text| text.parse().unwrap()).collect();

@@ -83,6 +83,16 @@ impl Socket {
         let _wakes_anyway = SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
 
+    /// Which of [`KINDS`] it is.
+    fn kind(&self) -> usize {
+        2 * usize::from(self.address.is_ipv6()) + usize::from(self.tells_local())
+    }
+
+    /// Whether the system tells where each datagram was sent to.
+    fn tells_local(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
+
     /// Whether `peer` can be answered: a datagram from nowhere, or from the very address it was sent
     /// to, is forged (row U02).
     fn may_answer(&self, peer: SocketAddr, local: Local) -> bool {
@@ -110,15 +120,19 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Kinds of sockets: of either family, bound to an address or to all.
+const KINDS: usize = 4;
+
 /// One datagram of a batch.
 #[derive(Clone, Copy)]
 struct Arrival {
     length: usize,
     from: Option<SockaddrStorage>,
-    local: Local,
+    /// `None` where the system should have told and did not.
+    local: Option<Local>,
 }
 
-const NO_ARRIVAL: Arrival = Arrival { length: 0, from: None, local: Local::Bound };
+const NO_ARRIVAL: Arrival = Arrival { length: 0, from: None, local: None };
 
 /// Body of a thread `udp`: answers what comes in at a socket. At times it looks at another one, whose
 /// thread may be kept from running by whoever else wants its core: a query must not wait while there
@@ -138,7 +152,7 @@ pub fn serve(shared: &Shared, index: usize) {
 }
 
 /// What a thread needs to answer, with room that is used again and again.
-struct Worker<'a> {
+pub struct Worker<'a> {
     shared: &'a Shared,
     counters: &'a Counters,
     view: View,
@@ -149,7 +163,8 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared, index: usize) -> Worker<'a> {
+    /// A worker that belongs to the socket of this index, and counts there.
+    pub fn new(shared: &'a Shared, index: usize) -> Worker<'a> {
         Worker {
             shared,
             counters: &shared.udp[index],
@@ -162,7 +177,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Answers a batch that came in at a socket; returns when that was done, if there was any.
-    fn answer(&mut self, index: usize, flags: MsgFlags) -> Option<Instant> {
+    pub fn answer(&mut self, index: usize, flags: MsgFlags) -> Option<Instant> {
         let Worker { shared, counters, view, receiver, outs, outgoing, sender } = self;
         let socket = &shared.sockets[index];
         let count = match receiver.receive(socket, flags) {
@@ -183,6 +198,10 @@ impl<'a> Worker<'a> {
             let message = &receiver.buffer[slot * QUERY_OCTETS_MAX..][..length];
             counters.queries.add(1);
             counters.octets_in.add(length as u64);
+            let Some(local) = local else {
+                counters.receive_errors.add(1);
+                continue;
+            };
             if !socket.may_answer(peer, local) {
                 counters.ignored.add(1);
                 continue;
@@ -233,16 +252,21 @@ impl Default for Outgoing {
 
 /// Takes datagrams, with room that is used again and again.
 struct Receiver {
-    headers: MultiHeaders<SockaddrStorage>,
+    /// For each kind of socket its own: the system shortens the lengths in them to those of the address and
+    /// the news that it has, and nobody sets them back.
+    headers: [MultiHeaders<SockaddrStorage>; KINDS],
     buffer: Vec<u8>,
     arrivals: [Arrival; BATCH],
 }
 
 impl Receiver {
     fn new() -> Receiver {
-        let room = cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
+        let headers = |_| {
+            let room = cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
+            MultiHeaders::preallocate(BATCH, Some(room))
+        };
         Receiver {
-            headers: MultiHeaders::preallocate(BATCH, Some(room)),
+            headers: std::array::from_fn(headers),
             buffer: vec![0; BATCH * QUERY_OCTETS_MAX],
             arrivals: [NO_ARRIVAL; BATCH],
         }
@@ -254,16 +278,14 @@ impl Receiver {
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             std::array::from_fn(|_| [IoSliceMut::new(chunks.next().unwrap_or_default())]);
         let fd = socket.socket.as_raw_fd();
-        let results = recvmmsg(fd, &mut self.headers, &mut slices, flags, None)?;
+        let headers = &mut self.headers[socket.kind()];
+        let results = recvmmsg(fd, headers, &mut slices, flags, None)?;
         let mut count = 0;
         for (message, arrival) in results.zip(&mut self.arrivals) {
-            let mut local = Local::Bound;
-            if socket.address.ip().is_unspecified() {
-                // Without the address the answer leaves from wherever the system thinks best.
-                for cmsg in message.cmsgs().into_iter().flatten() {
-                    local = local_of(&cmsg).unwrap_or(local);
-                }
-            }
+            let local = match socket.tells_local() {
+                true => message.cmsgs().ok().and_then(|mut cmsgs| cmsgs.find_map(local_of)),
+                false => Some(Local::Bound),
+            };
             *arrival = Arrival { length: message.bytes, from: message.address, local };
             count += 1;
         }
@@ -271,7 +293,7 @@ impl Receiver {
     }
 }
 
-fn local_of(cmsg: &ControlMessageOwned) -> Option<Local> {
+fn local_of(cmsg: ControlMessageOwned) -> Option<Local> {
     match cmsg {
         ControlMessageOwned::Ipv4PacketInfo(info) => {
             Some(Local::V4(Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr))))
