@@ -21,8 +21,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Events waiting for the playing stage; it takes them at least once a second.
-const EVENTS_MAX: usize = 64;
+/// Events waiting for the playing stage, which takes them at least once a second: as many segments as a
+/// fast path brings of what was missed meanwhile.
+const EVENTS_MAX: usize = 256;
 /// Sound that was not heard for this long has stopped.
 const STALLED_AFTER: Duration = Duration::from_millis(500);
 /// How long a thread may take to end.

@@ -564,7 +564,8 @@ impl Fetcher {
         if task.ask == Ask::Now {
             task.again = Some(now + paces[0].first);
             policy.retries = 0;
-            paces[0].last = self.policy.interval * self.policy.retries;
+            // An attempt has its time however few are made.
+            paces[0].last = paces[0].last.max(self.policy.interval * self.policy.retries);
         }
         let lookup = Lookup::new(query, transport, policy, paces, now);
         task.asked.push(Asked {

@@ -476,16 +476,16 @@ impl Follower {
             self.events.push_back(Event::Trouble(trouble));
         }
         // A lookup without an answer took its seconds; a refusal comes at once.
-        let wait = if trouble == Trouble::Silence { Duration::ZERO } else { MISS_WAIT[0] };
+        let (wait, cause) = match trouble {
+            Trouble::Silence => (Duration::ZERO, LossCause::NoAnswer),
+            _ => (FAILED_WAIT, LossCause::Refused),
+        };
         match ask {
             Ask::Config => self.polls[CONFIG].plan(now + wait),
-            Ask::Now => self.polls[NOW].plan(now + wait),
+            // It shows sooner than the others when that is over: no cache remembers its name.
+            Ask::Now => self.polls[NOW].plan(now + wait.min(MISS_WAIT[0])),
             Ask::List => self.polls[LIST].plan(now + wait),
             Ask::Segment(sequence) => {
-                let (wait, cause) = match trouble {
-                    Trouble::Silence => (Duration::ZERO, LossCause::NoAnswer),
-                    _ => (FAILED_WAIT, LossCause::Refused),
-                };
                 self.try_again(sequence, now + wait, cause);
                 if matches!(self.mode, Mode::Schedule(_)) {
                     self.polls[NOW].plan(now);
@@ -510,6 +510,7 @@ impl Follower {
             self.stats.lost += 1;
             self.advance_cursor();
             self.tell(Event::Lost(sequence, cause));
+            self.end_if_over();
         }
         if let Mode::List(listing) = &mut self.mode {
             if listing.probe == Some(sequence) {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! capture ─pcm (4)─▶ encode ─texts (32)─▶ sequence ─▶ Publication ─▶ responder
-//! fetch ─events (64)─▶ play
+//! fetch ─events (256)─▶ play
 //! ```
 //!
 //! A full channel blocks the stage before it; the pressure ends at the source, which may drop what

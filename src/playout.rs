@@ -19,8 +19,10 @@ use crate::units::Sequence;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Segments held at the same time.
-const SEGMENTS_MAX: usize = 64;
+/// Segments held at the same time: a minute of the shortest.
+const SEGMENTS_MAX: usize = 640;
+/// Octets of packets held at the same time: a minute at 500 kbit/s.
+const OCTETS_MAX: usize = 4 << 20;
 /// Concealment is faded out within this time.
 const CONCEAL: Duration = Duration::from_millis(120);
 /// A return from silence is faded in within this time.
@@ -81,6 +83,8 @@ pub struct PlayoutStats {
     pub duplicates: u64,
     /// Segments left out to bring the latency back.
     pub skipped: u64,
+    /// Segments for which there was no room.
+    pub crowded: u64,
 }
 
 /// Why the sound stopped where it should have gone on.
@@ -145,6 +149,12 @@ struct Buffered {
     captured: Option<Instant>,
 }
 
+impl Buffered {
+    fn octets(&self) -> usize {
+        self.packets.iter().flatten().map(Vec::len).sum()
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum State {
     /// Nothing to play is known.
@@ -177,6 +187,8 @@ pub struct JitterBuffer {
     /// From capture to play.
     latency: Option<Duration>,
     fixed: bool,
+    /// Whether nothing comes behind what is here.
+    ended: bool,
     steering: Steering,
     gap: Option<Gap>,
     stats: PlayoutStats,
@@ -200,6 +212,7 @@ impl JitterBuffer {
             silent_for: usize::MAX / 2,
             latency: None,
             fixed: false,
+            ended: false,
             steering: Steering::new(None),
             gap: None,
             stats: PlayoutStats::default(),
@@ -306,8 +319,24 @@ impl JitterBuffer {
             self.stats.gaps += 1;
             self.gap = Some(Gap { sequence, cause });
         }
+        self.ended = false;
         let skip = now.saturating_duration_since(play_at);
         self.state = State::Waiting { sequence, at: play_at.max(now), skip };
+    }
+
+    /// Hears that nothing comes any more. Who waits for more by now was interrupted by nothing: returns the
+    /// number that the [`Gap`] told of meanwhile has, which is none.
+    pub fn end(&mut self) -> Option<Sequence> {
+        self.ended = true;
+        match self.state {
+            State::Stalled { sequence, .. } if self.buffered.is_empty() => {
+                self.state = State::Idle;
+                self.stats.gaps -= 1;
+                self.gap = self.gap.take().filter(|gap| gap.sequence != sequence);
+                Some(sequence)
+            }
+            _ => None,
+        }
     }
 
     /// Hands in a segment: its packets, `None` where one is damaged, and its capture time.
@@ -317,35 +346,48 @@ impl JitterBuffer {
         packets: Vec<Option<Vec<u8>>>,
         captured: Option<Instant>,
     ) -> Insertion {
-        let next = match self.state {
-            State::Idle => 0,
-            State::Waiting { sequence, .. } | State::Stalled { sequence, .. } => sequence,
-            State::Playing { sequence: current, .. } if self.buffered.contains_key(&current) => {
-                current
-            }
-            State::Playing { sequence, .. } => sequence,
-            State::Missing { sequence, .. } => sequence + 1,
-        };
-        let insertion = if sequence < next || packets.is_empty() {
+        let segment = Buffered { packets, captured };
+        let insertion = if sequence < self.next() || segment.packets.is_empty() {
             self.stats.late += 1;
             Insertion::Late
         } else if self.buffered.contains_key(&sequence) {
             self.stats.duplicates += 1;
             Insertion::Duplicate
-        } else if self.buffered.len() >= SEGMENTS_MAX {
+        } else if self.is_full_for(&segment) {
+            self.stats.crowded += 1;
             Insertion::BeyondLimit
         } else {
             self.lost.remove(&sequence);
-            self.buffered.insert(sequence, Buffered { packets, captured });
+            self.buffered.insert(sequence, segment);
             Insertion::Inserted
         };
         debug_assert!(self.buffered.len() <= SEGMENTS_MAX);
         insertion
     }
 
+    /// The first segment that is of use.
+    fn next(&self) -> Sequence {
+        match self.state {
+            State::Idle => 0,
+            State::Waiting { sequence, .. }
+            | State::Stalled { sequence, .. }
+            | State::Playing { sequence, .. } => sequence,
+            State::Missing { sequence, .. } => sequence + 1,
+        }
+    }
+
+    fn is_full_for(&self, segment: &Buffered) -> bool {
+        let held = || self.buffered.values().map(Buffered::octets).sum::<usize>();
+        self.buffered.len() >= SEGMENTS_MAX || held() + segment.octets() > OCTETS_MAX
+    }
+
     /// Hears that a segment will not come, and why.
     pub fn lose(&mut self, sequence: Sequence, cause: impl Into<GapCause>) {
-        if !self.buffered.contains_key(&sequence) && self.lost.len() < SEGMENTS_MAX {
+        // What was given up before, and heard of later, is over.
+        let next = self.next();
+        self.lost = self.lost.split_off(&next);
+        let late = sequence < next || self.buffered.contains_key(&sequence);
+        if !late && self.lost.len() < SEGMENTS_MAX {
             self.lost.insert(sequence, cause.into());
         }
     }
@@ -469,6 +511,10 @@ impl JitterBuffer {
     fn play(&mut self, now: Instant, sequence: Sequence, index: usize) -> Option<Play> {
         let Some(segment) = self.buffered.get_mut(&sequence) else {
             let lost = self.lost.remove(&sequence);
+            if lost.is_none() && self.ended && self.buffered.is_empty() {
+                self.state = State::Idle;
+                return None;
+            }
             self.stats.gaps += 1;
             self.gap = Some(Gap { sequence, cause: lost.unwrap_or(GapCause::Late) });
             self.state = match lost {
@@ -692,6 +738,27 @@ mod tests {
             }
             heard
         }
+    }
+
+    #[test]
+    fn losses_heard_of_too_late_do_not_keep_others_from_being_heard_of() {
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        listener.hear(3);
+        // Each time a segment is given up for the one behind it before it is known to be lost.
+        let lost = |n: usize| 11 + 2 * n as u64;
+        for n in 0..SEGMENTS_MAX {
+            listener.buffer.insert(lost(n) + 1, packets(10), None);
+            listener.hear(28);
+            listener.buffer.lose(lost(n), GapCause::Lost);
+        }
+        let before = listener.buffer.stats();
+        listener.buffer.lose(lost(SEGMENTS_MAX), GapCause::Lost);
+        listener.buffer.insert(lost(SEGMENTS_MAX) + 1, packets(10), None);
+        listener.hear(6);
+        let after = listener.buffer.stats();
+        assert_eq!((after.missing - before.missing, after.stalled - before.stalled), (3, 0));
     }
 
     #[test]

@@ -699,6 +699,28 @@ fn the_end_of_a_finite_source_is_the_end_with_status_0() {
     );
 }
 
+#[test]
+fn a_listener_ends_with_the_stream() {
+    let directory = TempDir::new("cli").unwrap();
+    let path = directory.path().join("short.wav");
+    write_wav(&path, 64_000);
+    let served = serve(&["-i", path.to_str().unwrap()]);
+    // However few attempts are made.
+    for retries in ["10", "0"] {
+        let listen = ["listen", "music.example.com", &served.address, "-o", "null", "--json"];
+        let limits = ["--retries", retries, "--duration", "20"];
+        let output = run(&[&listen[..], &limits].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let report = event(&lines(&output.stdout), "report").unwrap();
+        assert_eq!(report["state"].str(), "ended", "{report:?}");
+        assert!(report["elapsed_s"].float() < 15.0, "{report:?}");
+        // The second one comes when it is over.
+        assert!(retries == "0" || report["written_s"].float() > 3.0, "{report:?}");
+        assert_eq!(report["gaps"].number(), 0, "{report:?}");
+    }
+    served.stop();
+}
+
 /// A WAV file of so many samples at 16 kHz mono.
 fn write_wav(path: &Path, samples: u32) {
     let mut file = Vec::new();

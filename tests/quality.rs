@@ -121,6 +121,23 @@ fn without_a_correction_the_sound_is_that_of_the_decoder_bit_by_bit() {
 }
 
 #[test]
+fn who_begins_midway_hears_it_faded_in() {
+    let packets = packets(440.0, 4);
+    let expected = reference(&packets);
+    let mut renderer = renderer();
+    for packet in &packets[..2] {
+        // For the decoder to have a past; nobody hears it.
+        renderer.render(&Play::Prime(packet.clone()));
+    }
+    let heard = renderer.render(&Play::Packet(packets[2].clone())).0.to_vec();
+    let expected = &expected[2 * FRAME..3 * FRAME];
+    let peak = |pcm: &[i16]| pcm.iter().map(|sample| sample.unsigned_abs()).max().unwrap_or(0);
+    assert!(peak(&expected[..RATE / 500]) > 1000, "it would begin loud");
+    assert!(peak(&heard[..RATE / 500]) < peak(expected) / 8, "{}", peak(&heard[..RATE / 500]));
+    assert_eq!(heard[RATE / 50..], expected[RATE / 50..]);
+}
+
+#[test]
 fn after_a_correction_it_is_exact_again() {
     let packets = packets(440.0, 400);
     let expected = reference(&packets);

@@ -99,6 +99,7 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("late", Count(playout.late)),
         ("duplicates", Count(playout.duplicates)),
         ("skipped", Count(playout.skipped)),
+        ("crowded", Count(playout.crowded)),
         ("undecodable", Count(play.undecodable)),
         ("wrong_duration", Count(play.wrong_duration)),
         ("queries", Count(fetch.queries)),

@@ -74,7 +74,8 @@ impl Follower {
         };
         let Some(text) = answer.texts.first() else {
             self.events.push_back(Event::Trouble(Trouble::NothingNew));
-            self.polls[LIST].plan(now + MISS_WAIT[0]);
+            let negative = Duration::from_secs(u64::from(answer.negative_ttl.unwrap_or(1)));
+            self.polls[LIST].plan(now + negative.clamp(MISS_WAIT[0], MISS_WAIT[1]));
             return Use::Useful;
         };
         self.polls[LIST].plan(now + wait + Duration::from_millis(20));
@@ -118,7 +119,9 @@ impl Follower {
                     let fresh = numbers.into_iter().filter(|&number| number > seen);
                     let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
                     let missed = segment * fresh.clone().count() as u32;
-                    if interrupted && missed > LIST_INTERVAL * 2 {
+                    // More than is held back, and nobody noticed: the system slept.
+                    let slept = self.list_delay(segment) + LIST_INTERVAL;
+                    if missed > if interrupted { LIST_INTERVAL * 2 } else { slept } {
                         // Whoever plays all of that is later by as much from now on.
                         self.stats.jumps += 1;
                         self.stats.lost += self.wants.len() as u64;
@@ -128,6 +131,10 @@ impl Follower {
                     }
                     let room = WANTS_MAX.saturating_sub(self.wants.len());
                     let fresh: Vec<_> = fresh.take(room).collect();
+                    // What there is no room for is new in the next list as well.
+                    if let Mode::List(listing) = &mut self.mode {
+                        listing.newest = Some(fresh.last().copied().unwrap_or(seen));
+                    }
                     fresh.into_iter().for_each(|number| self.want(number, now, false));
                 }
             }

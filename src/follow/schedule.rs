@@ -350,7 +350,6 @@ impl Follower {
             self.want(sequence, now, false);
         }
         self.start_if_ready(now);
-        self.end_if_over();
     }
 
     /// Decides where to begin, once the newest segments have shown how the path is.
@@ -387,6 +386,7 @@ impl Follower {
         self.events.extend(start.fetched.into_iter().filter(told));
         missing.into_iter().for_each(|n| self.want(n, now, false));
         self.advance_cursor();
+        self.end_if_over();
     }
 
     /// How far behind the capture to play.
@@ -524,6 +524,11 @@ impl Follower {
         let last_due = Self::last_due(published, made, longest);
         schedule.due = last_due + lasting(longest, ahead + 1);
         schedule.ended = edge.ended;
+        if edge.ended {
+            // What was asked for ahead of its time will never be there.
+            schedule.upcoming = edge.next;
+            self.wants.retain(|&sequence, _| sequence < edge.next);
+        }
         let early = schedule.guard;
         for (&sequence, want) in self.wants.range_mut(edge.next..) {
             let due = last_due + lasting(longest, sequence - edge.next + 1);

@@ -153,7 +153,9 @@ struct Player<'a> {
     status: &'a Mutex<PlayStatus>,
     /// Of a sink without a clock: when it was set, and the samples written since.
     clock: Option<(Instant, u64)>,
+    /// Samples written at this rate, and the sound written at others before.
     written_samples: u64,
+    written_before: Duration,
     rate: SampleRate,
     /// Packets of sound taken over.
     taken: u64,
@@ -193,6 +195,7 @@ pub fn play(
         status,
         clock: None,
         written_samples: 0,
+        written_before: Duration::ZERO,
         rate: SampleRate::HZ_16000,
         taken: 0,
         undecodable: 0,
@@ -257,6 +260,11 @@ impl Player<'_> {
         self.clock.map(|(anchor, samples)| anchor + self.rate.duration(samples))
     }
 
+    /// Sound written so far.
+    fn written(&self) -> Duration {
+        self.written_before + self.rate.duration(self.written_samples)
+    }
+
     fn drain(&mut self, events: &Receiver<Event>) -> Result<(), Error> {
         loop {
             match events.try_recv() {
@@ -305,6 +313,8 @@ impl Player<'_> {
                     self.clock = Some((now, 0));
                 }
                 if self.rate != chain.output().rate {
+                    self.written_before = self.written();
+                    self.written_samples = 0;
                     self.rate = chain.output().rate;
                     self.clock = self.clock.map(|_| (now, 0));
                 }
@@ -327,7 +337,13 @@ impl Player<'_> {
                 self.report();
             }
             Event::Lost(sequence, cause) => self.buffer.lose(sequence, cause),
-            Event::Ended => self.ended = true,
+            Event::Ended => {
+                self.ended = true;
+                let none = self.buffer.end();
+                let mut status = self.status();
+                status.ended = true;
+                status.gaps.retain(|report| Some(report.gap.sequence) != none);
+            }
             Event::Trouble(trouble) => self.status().trouble = Some((trouble, now)),
         }
         Ok(())
@@ -422,7 +438,7 @@ impl Player<'_> {
         let queued = self.sink.queued();
         let written_until = self.written_until();
         let underruns = self.sink.underruns();
-        let written = self.rate.duration(self.written_samples);
+        let written = self.written();
         let mut status = self.status();
         status.playout = self.buffer.stats();
         status.undecodable = self.undecodable;

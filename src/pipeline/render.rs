@@ -85,21 +85,27 @@ impl Renderer {
             }
         };
         let length = match play {
-            Play::Packet(packet) | Play::Prime(packet) => {
-                match self.decoder.decode(Some(packet), &mut self.decoded) {
-                    Ok(samples) => {
-                        let length = samples * channels;
-                        self.fader.sound(&mut self.decoded[..length]);
-                        length
-                    }
-                    Err(error) => {
-                        wrong = Some(error);
-                        let length = conceal(&mut *self.decoder, &mut self.decoded);
-                        self.fader.concealment(&mut self.decoded[..length]);
-                        length
-                    }
+            // Not heard, so that what comes next is still to be faded in.
+            Play::Prime(packet) => match self.decoder.decode(Some(packet), &mut self.decoded) {
+                Ok(samples) => samples * channels,
+                Err(error) => {
+                    wrong = Some(error);
+                    0
                 }
-            }
+            },
+            Play::Packet(packet) => match self.decoder.decode(Some(packet), &mut self.decoded) {
+                Ok(samples) => {
+                    let length = samples * channels;
+                    self.fader.sound(&mut self.decoded[..length]);
+                    length
+                }
+                Err(error) => {
+                    wrong = Some(error);
+                    let length = conceal(&mut *self.decoder, &mut self.decoded);
+                    self.fader.concealment(&mut self.decoded[..length]);
+                    length
+                }
+            },
             Play::Conceal => {
                 let length = conceal(&mut *self.decoder, &mut self.decoded);
                 self.fader.concealment(&mut self.decoded[..length]);

@@ -1,0 +1,237 @@
+//! The follower alone, in simulated time, against a source that ends, a server that fails and a listener
+//! that slept.
+
+use aodns::ascii::{self, AsciiKind};
+use aodns::codec::CodecKind;
+use aodns::follow::{Ask, Event, Follower, Outcome, Path, StreamParameters};
+use aodns::segment::ListEncoder;
+use aodns::units::{Channels, Format, SampleRate, Sequence};
+use aodns::wire::{Answer, Rcode};
+use std::time::{Duration, Instant};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const SEGMENT_MS: u64 = 720;
+const CONFIG: &str = "v=1;id=00000007;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;\
+                      frames=12;ttl=60;window=75";
+/// Number of the segment that is published as the simulation begins.
+const FIRST: Sequence = 100;
+
+fn answer(texts: Vec<Vec<u8>>) -> Answer {
+    Answer {
+        rcode: Rcode::NOERROR,
+        authoritative: true,
+        truncated: false,
+        texts,
+        ttl: 10,
+        negative_ttl: None,
+        edns: true,
+        cookie: None,
+    }
+}
+
+/// Twelve packets, or none that can be read.
+fn segment(readable: bool) -> Answer {
+    let texts = (0..12).map(|index| {
+        let mut text = format!("{index:03}'''").into_bytes();
+        match readable {
+            true => ascii::base91_encode(&[0x08, 1, 2, 3], &mut text),
+            false => text.push(b'-'),
+        }
+        text
+    });
+    answer(texts.collect())
+}
+
+/// A server of segments from [`FIRST`] to before `end`, one published every 720 ms.
+struct Source {
+    end: Sequence,
+    /// One that cannot be read.
+    damaged: Option<Sequence>,
+}
+
+impl Source {
+    fn reply(&self, elapsed: Duration, ask: Ask) -> Answer {
+        let elapsed = elapsed.as_millis() as u64;
+        let next = (FIRST + 1 + elapsed / SEGMENT_MS).min(self.end);
+        match ask {
+            Ask::Config => answer(vec![CONFIG.into()]),
+            Ask::Now => {
+                let age = elapsed - (next - 1 - FIRST) * SEGMENT_MS;
+                let end = if next == self.end { ";end=1" } else { "" };
+                let clock = 1_700_000_000_000 + elapsed;
+                answer(vec![
+                    format!(
+                        "v=1;id=00000007;first={FIRST};next={next};age={age};clock={clock}{end}"
+                    )
+                    .into(),
+                ])
+            }
+            Ask::Segment(n) if (FIRST..next).contains(&n) => segment(self.damaged != Some(n)),
+            Ask::Segment(_) | Ask::List => answer(vec![]),
+        }
+    }
+}
+
+/// A follower in simulated time, and all that it asked and told.
+struct World {
+    follower: Follower,
+    now: Instant,
+    began: Instant,
+    round_trip: Duration,
+    asked: Vec<(Duration, Ask)>,
+    told: Vec<(Duration, Event)>,
+}
+
+impl World {
+    fn new(round_trip: Duration) -> World {
+        let now = Instant::now();
+        let fallback = StreamParameters {
+            codec: CodecKind::Opus,
+            format: Format::new(SampleRate::HZ_16000, Channels::MONO),
+            frame_samples: Some(960),
+            ascii: AsciiKind::Base91,
+            title: String::new(),
+        };
+        let mut world = World {
+            follower: Follower::new(fallback, None, 1, now),
+            now,
+            began: now,
+            round_trip,
+            asked: Vec::new(),
+            told: Vec::new(),
+        };
+        world.is_unsure(false);
+        world
+    }
+
+    fn is_unsure(&mut self, is_unsure: bool) {
+        self.follower.handle_path(Path {
+            round_trip: self.round_trip,
+            allowance: 300 * MS,
+            is_clogged: false,
+            is_surely_clogged: false,
+            is_unsure,
+        });
+    }
+
+    /// Goes on until `end` after the beginning, or until the stream has ended.
+    fn run(&mut self, end: Duration, reply: impl Fn(Duration, Ask) -> Answer) {
+        let mut under_way: Vec<(Instant, Ask, Instant)> = Vec::new();
+        while self.now < self.began + end && self.ended().is_none() {
+            while let Some(ask) = self.follower.poll_ask(self.now) {
+                self.asked.push((self.now - self.began, ask));
+                under_way.push((self.now + self.round_trip, ask, self.now));
+            }
+            while let Some(event) = self.follower.poll_event() {
+                self.told.push((self.now - self.began, event));
+            }
+            under_way.sort();
+            let answered = under_way.first().map(|answer| answer.0);
+            let next = self.follower.poll_timeout().into_iter().chain(answered).min();
+            self.now = next.map_or(self.began + end, |next| next.max(self.now + MS / 10));
+            while under_way.first().is_some_and(|answer| answer.0 <= self.now) {
+                let (_, ask, sent) = under_way.remove(0);
+                let answer = reply(self.now - self.began - self.round_trip / 2, ask);
+                self.follower.handle_result(self.now, ask, Outcome::Answered { answer, sent });
+            }
+        }
+    }
+
+    fn ended(&self) -> Option<Duration> {
+        self.told.iter().find(|told| matches!(told.1, Event::Ended)).map(|told| told.0)
+    }
+
+    fn segments(&self) -> Vec<Sequence> {
+        let number = |event: &Event| match event {
+            Event::Segment { sequence, .. } => Some(*sequence),
+            _ => None,
+        };
+        let mut segments: Vec<_> = self.told.iter().filter_map(|told| number(&told.1)).collect();
+        segments.sort_unstable();
+        segments
+    }
+
+    fn asked(&self, what: Ask) -> Vec<Duration> {
+        self.asked.iter().filter(|asked| asked.1 == what).map(|asked| asked.0).collect()
+    }
+}
+
+#[test]
+fn the_end_of_a_stream_is_told_to_who_follows_it() {
+    let source = Source { end: 110, damaged: None };
+    for round_trip in [1, 20, 80] {
+        let mut world = World::new(round_trip * MS);
+        world.run(60 * SECOND, |elapsed, ask| source.reply(elapsed, ask));
+        // The last segment is published after 6.48 s, and the next is due 0.72 s later.
+        let ended = world.ended().expect("the end is told");
+        assert!(ended < 12 * SECOND, "{ended:?} at {round_trip} ms");
+        assert_eq!(world.segments().last(), Some(&109));
+    }
+}
+
+#[test]
+fn the_end_of_a_stream_is_told_to_who_comes_too_late() {
+    let source = Source { end: 103, damaged: None };
+    for (round_trip, is_unsure) in [(1, false), (80, false), (80, true)] {
+        let mut world = World::new(round_trip * MS);
+        world.is_unsure(is_unsure);
+        let later = |elapsed: Duration, ask| source.reply(elapsed + 5 * SECOND, ask);
+        world.run(400 * MS, later);
+        world.is_unsure(false);
+        world.run(60 * SECOND, later);
+        let ended = world.ended().expect("the end is told");
+        assert!(ended < 5 * SECOND, "{ended:?} at {round_trip} ms");
+    }
+}
+
+#[test]
+fn the_end_of_a_stream_is_told_although_its_last_segment_cannot_be_read() {
+    let source = Source { end: 110, damaged: Some(109) };
+    let mut world = World::new(MS);
+    world.run(120 * SECOND, |elapsed, ask| source.reply(elapsed, ask));
+    let ended = world.ended().expect("the end is told");
+    assert!(ended < 30 * SECOND, "{ended:?}");
+    assert_eq!((world.segments().last(), world.follower.stats().lost), (Some(&108), 1));
+}
+
+#[test]
+fn c08_a_server_that_refuses_is_asked_for_the_same_again_after_5_s() {
+    let mut world = World::new(5 * MS);
+    let refusal = |_, _| Answer { rcode: Rcode::SERVFAIL, ..answer(vec![]) };
+    world.run(31 * SECOND, refusal);
+    let config = world.asked(Ask::Config);
+    assert!(config.len() >= 6, "{config:?}");
+    assert!(config.windows(2).all(|pair| pair[1] - pair[0] >= 5 * SECOND), "{config:?}");
+}
+
+/// The base layer's server of which a listener missed `missed` segments in its sleep, through which its
+/// clock stood still.
+fn sleep(missed: u64) -> World {
+    let mut world = World::new(5 * MS);
+    world.run(40 * SECOND, |elapsed, ask| match ask {
+        Ask::Config | Ask::Now => Answer { rcode: Rcode::NXDOMAIN, ..answer(vec![]) },
+        Ask::List => {
+            let slept = if elapsed > 6 * SECOND { missed } else { 0 };
+            let newest = 1000 + elapsed.as_millis() as u64 / SEGMENT_MS + slept;
+            answer(vec![ListEncoder::default().encode(newest - 74, newest).0])
+        }
+        Ask::Segment(_) => segment(true),
+    });
+    world
+}
+
+#[test]
+fn who_slept_does_not_stay_behind_by_as_much() {
+    // Little enough is in store: nothing is left out.
+    let world = sleep(6);
+    assert_eq!(world.follower.stats().jumps, 0);
+    assert!(world.segments().windows(2).all(|pair| pair[1] == pair[0] + 1), "nothing is missing");
+    for missed in [20, 40, 75, 500] {
+        let world = sleep(missed);
+        assert_eq!(world.follower.stats().jumps, 1, "{missed} were missed");
+        let segments = world.segments();
+        let holes = segments.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+        assert!(holes <= 1, "{missed} were missed: {segments:?}");
+    }
+}
