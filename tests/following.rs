@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const SEGMENT_MS: u64 = 720;
+const PACKET_MS: u64 = 60;
+/// Packets of a segment, unless it closes earlier by its size.
+const PACKETS: u64 = 12;
 const CONFIG: &str = "v=1;id=00000007;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;\
                       frames=12;ttl=60;window=75";
 /// Number of the segment that is published as the simulation begins.
@@ -30,9 +32,9 @@ fn answer(texts: Vec<Vec<u8>>) -> Answer {
     }
 }
 
-/// Twelve packets, or none that can be read.
-fn segment(readable: bool) -> Answer {
-    let texts = (0..12).map(|index| {
+/// Packets, or as many strings that cannot be read.
+fn segment(packets: u64, readable: bool) -> Answer {
+    let texts = (0..packets).map(|index| {
         let mut text = format!("{index:03}'''").into_bytes();
         match readable {
             true => ascii::base91_encode(&[0x08, 1, 2, 3], &mut text),
@@ -43,21 +45,32 @@ fn segment(readable: bool) -> Answer {
     answer(texts.collect())
 }
 
-/// A server of segments from [`FIRST`] to before `end`, one published every 720 ms.
+/// A server of segments from [`FIRST`] to before `end`.
 struct Source {
     end: Sequence,
+    /// Of each segment.
+    packets: u64,
     /// One that cannot be read.
     damaged: Option<Sequence>,
 }
 
 impl Source {
+    fn new(end: Sequence) -> Source {
+        Source { end, packets: PACKETS, damaged: None }
+    }
+
+    /// Between two publications.
+    fn segment_ms(&self) -> u64 {
+        self.packets * PACKET_MS
+    }
+
     fn reply(&self, elapsed: Duration, ask: Ask) -> Answer {
         let elapsed = elapsed.as_millis() as u64;
-        let next = (FIRST + 1 + elapsed / SEGMENT_MS).min(self.end);
+        let next = (FIRST + 1 + elapsed / self.segment_ms()).min(self.end);
         match ask {
             Ask::Config => answer(vec![CONFIG.into()]),
             Ask::Now => {
-                let age = elapsed - (next - 1 - FIRST) * SEGMENT_MS;
+                let age = elapsed - (next - 1 - FIRST) * self.segment_ms();
                 let end = if next == self.end { ";end=1" } else { "" };
                 let clock = 1_700_000_000_000 + elapsed;
                 answer(vec![
@@ -67,7 +80,9 @@ impl Source {
                     .into(),
                 ])
             }
-            Ask::Segment(n) if (FIRST..next).contains(&n) => segment(self.damaged != Some(n)),
+            Ask::Segment(n) if (FIRST..next).contains(&n) => {
+                segment(self.packets, self.damaged != Some(n))
+            }
             Ask::Segment(_) | Ask::List => answer(vec![]),
         }
     }
@@ -158,8 +173,33 @@ impl World {
 }
 
 #[test]
+fn who_joins_is_as_far_behind_whatever_closes_segments() {
+    for packets in [PACKETS, 11, 6, 2] {
+        let source = Source { packets, ..Source::new(Sequence::MAX) };
+        for joined_ms in [10_000, 10_200, 10_400, 10_600] {
+            let began = Duration::from_millis(joined_ms);
+            let mut world = World::new(MS);
+            world.run(SECOND, |elapsed, ask| source.reply(began + elapsed, ask));
+            let start = world.told.iter().find_map(|told| match told.1 {
+                Event::Start { sequence, play_at, .. } => Some((sequence, play_at)),
+                _ => None,
+            });
+            let (sequence, play_at) = start.expect("a start");
+            // What closes by its size is published when the next packet is there.
+            let late = if packets < PACKETS { PACKET_MS } else { 0 };
+            let published = (sequence - FIRST) * source.segment_ms();
+            let captured = Duration::from_millis(published - source.segment_ms() - late);
+            let latency = play_at - (world.began - (began - captured));
+            // A segment of full length may come next, and attempts may be lost.
+            assert!(latency >= 720 * MS + 300 * MS, "{packets} packets: {latency:?}");
+            assert!(latency < 1100 * MS, "{packets} packets: {latency:?}");
+        }
+    }
+}
+
+#[test]
 fn the_end_of_a_stream_is_told_to_who_follows_it() {
-    let source = Source { end: 110, damaged: None };
+    let source = Source::new(110);
     for round_trip in [1, 20, 80] {
         let mut world = World::new(round_trip * MS);
         world.run(60 * SECOND, |elapsed, ask| source.reply(elapsed, ask));
@@ -172,7 +212,7 @@ fn the_end_of_a_stream_is_told_to_who_follows_it() {
 
 #[test]
 fn the_end_of_a_stream_is_told_to_who_comes_too_late() {
-    let source = Source { end: 103, damaged: None };
+    let source = Source::new(103);
     for (round_trip, is_unsure) in [(1, false), (80, false), (80, true)] {
         let mut world = World::new(round_trip * MS);
         world.is_unsure(is_unsure);
@@ -187,7 +227,7 @@ fn the_end_of_a_stream_is_told_to_who_comes_too_late() {
 
 #[test]
 fn the_end_of_a_stream_is_told_although_its_last_segment_cannot_be_read() {
-    let source = Source { end: 110, damaged: Some(109) };
+    let source = Source { damaged: Some(109), ..Source::new(110) };
     let mut world = World::new(MS);
     world.run(120 * SECOND, |elapsed, ask| source.reply(elapsed, ask));
     let ended = world.ended().expect("the end is told");
@@ -213,10 +253,10 @@ fn sleep(missed: u64) -> World {
         Ask::Config | Ask::Now => Answer { rcode: Rcode::NXDOMAIN, ..answer(vec![]) },
         Ask::List => {
             let slept = if elapsed > 6 * SECOND { missed } else { 0 };
-            let newest = 1000 + elapsed.as_millis() as u64 / SEGMENT_MS + slept;
+            let newest = 1000 + elapsed.as_millis() as u64 / (PACKETS * PACKET_MS) + slept;
             answer(vec![ListEncoder::default().encode(newest - 74, newest).0])
         }
-        Ask::Segment(_) => segment(true),
+        Ask::Segment(_) => segment(PACKETS, true),
     });
     world
 }

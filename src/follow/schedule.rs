@@ -51,6 +51,8 @@ const MARGIN: Duration = Duration::from_millis(20);
 const BACKLOG: Duration = Duration::from_secs(3);
 /// Segments of it, at most.
 const BACKLOG_MAX: u32 = 4;
+/// Nobody begins further back, in segments.
+const START_PLACES_MAX: usize = 1024;
 /// How long that may take on a path without a delay.
 const START_PATIENCE: Duration = Duration::from_millis(600);
 /// And how much longer on one that loses much: what is not there when sound begins is a gap soon.
@@ -114,6 +116,42 @@ struct Start {
     fresh: bool,
     /// Segments that are there.
     fetched: Vec<Event>,
+}
+
+impl Start {
+    /// When segments were captured, newest first. Those that are here tell how long they are; others are
+    /// taken to be as long as those, or else `longest`.
+    fn capture_times(&self, schedule: &Schedule, longest: Duration) -> Vec<(Sequence, Instant)> {
+        let packets: BTreeMap<Sequence, usize> = self
+            .fetched
+            .iter()
+            .filter_map(|event| match event {
+                Event::Segment { sequence, segment, .. } if *sequence < self.next => {
+                    Some((*sequence, segment.packets.len()))
+                }
+                _ => None,
+            })
+            .collect();
+        let lasting = |packets: usize| schedule.stretch(schedule.frame * packets as u32);
+        let sum: usize = packets.values().sum();
+        let usual = match packets.len() {
+            0 => longest,
+            count => lasting(sum).div_f64(count as f64).min(longest),
+        };
+        // What closes by size is published with the first packet of the one behind it.
+        let newest = self.next.checked_sub(1).and_then(|newest| packets.get(&newest));
+        let by_size = newest.is_some_and(|&packets| packets < schedule.packets_max);
+        let late = if by_size { lasting(1) } else { Duration::ZERO };
+        let mut at = self.published.checked_sub(late).unwrap_or(self.published);
+        let begun = (self.first.min(self.oldest)..self.next).rev().take(START_PLACES_MAX);
+        begun
+            .map(|sequence| {
+                let length = packets.get(&sequence).map_or(usual, |&packets| lasting(packets));
+                at = at.checked_sub(length).unwrap_or(at);
+                (sequence, at)
+            })
+            .collect()
+    }
 }
 
 /// How long so many segments last, each of them `longest`; bounded, whatever numbers a server tells.
@@ -363,8 +401,10 @@ impl Follower {
         let Some(start) = schedule.start.take() else { return };
         let longest = schedule.segment_duration_max().max(Duration::from_millis(1));
         let upcoming = schedule.upcoming;
+        let times = start.capture_times(schedule, longest);
         let latency = self.start_latency(now, &start, longest);
-        let (sequence, captured) = self.start_place(now, &start, longest, upcoming, latency);
+        let (sequence, captured) =
+            self.start_place(now, &start, &times, longest, upcoming, latency);
         let fetched = |n: Sequence| {
             start
                 .fetched
@@ -383,7 +423,15 @@ impl Follower {
             Event::Lost(n, _) => *n >= start.next.max(sequence),
             _ => true,
         };
-        self.events.extend(start.fetched.into_iter().filter(told));
+        let fetched = start.fetched.into_iter().filter(told).map(|event| match event {
+            Event::Segment { sequence, segment, captured, need, allowance } => {
+                let known = times.iter().find(|time| time.0 == sequence).map(|time| time.1);
+                let captured = known.or(captured);
+                Event::Segment { sequence, segment, captured, need, allowance }
+            }
+            event => event,
+        });
+        self.events.extend(fetched);
         missing.into_iter().for_each(|n| self.want(n, now, false));
         self.advance_cursor();
         self.end_if_over();
@@ -414,12 +462,12 @@ impl Follower {
         self.latency.unwrap_or(least.min(longest + most)).max(longest)
     }
 
-    /// The segment that is to be heard now, were everything published at its full length, and when
-    /// it was captured.
+    /// The segment that is to be heard now, and when it was captured.
     fn start_place(
         &self,
         now: Instant,
         start: &Start,
+        times: &[(Sequence, Instant)],
         longest: Duration,
         upcoming: Sequence,
         latency: Duration,
@@ -434,12 +482,13 @@ impl Follower {
         if ahead > 0 && ahead <= due && start.fetched.iter().any(newer) {
             return (start.next + ahead, start.published + lasting(longest, ahead));
         }
-        let back = segments(latency.saturating_sub(edge));
         // Only a listener who asked for it waits for segments older than those.
         let oldest = if self.latency.is_some() { start.first } else { start.oldest };
-        let sequence = start.next.saturating_sub(back).max(oldest).min(start.next);
-        let length = lasting(longest, start.next - sequence);
-        let captured = start.published.checked_sub(length).unwrap_or(start.published);
+        let heard = now.checked_sub(latency).unwrap_or(now);
+        let here = (start.next, start.published);
+        let mut times = std::iter::once(&here).chain(times).take_while(|time| time.0 >= oldest);
+        let oldest = times.clone().last().copied().unwrap_or(here);
+        let (sequence, captured) = times.find(|time| time.1 <= heard).copied().unwrap_or(oldest);
         // While the source pauses, nothing is captured: what comes next is not older than it lasts.
         let fresh = now.checked_sub(longest).filter(|_| sequence == start.next);
         (sequence, fresh.map_or(captured, |fresh| fresh.max(captured)))
