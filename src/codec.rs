@@ -296,8 +296,9 @@ pub struct EncoderSettings {
 }
 
 impl EncoderSettings {
-    /// The bit rates that Opus takes, in bit/s (libopus `OPUS_SET_BITRATE`).
-    pub const BITRATES: std::ops::RangeInclusive<u32> = 500..=512_000;
+    /// The bit rates at which Opus makes sound of frames of 10 to 60 ms, in bit/s. It takes 500 and more
+    /// (`OPUS_SET_BITRATE`), and makes silence of what is too little for the least packet of sound.
+    pub const BITRATES: std::ops::RangeInclusive<u32> = 2_400..=512_000;
     /// The highest complexity of Opus (libopus `OPUS_SET_COMPLEXITY`).
     pub const COMPLEXITY_MAX: u8 = 10;
 
@@ -781,9 +782,9 @@ mod tests {
         assert!(!complaint(Opus, |s| s.frame = ms(0)).is_empty());
         assert!(!complaint(Opus, |s| s.frame = Some(Duration::MAX)).is_empty());
         assert_eq!(complaint(Opus, |s| s.frame = ms(10)), "");
-        let bitrates = "opus takes 500 to 512000 bit/s, not 499 bit/s";
-        assert_eq!(complaint(Opus, |s| s.bitrate = Some(499)), bitrates);
-        assert_eq!(complaint(Opus, |s| s.bitrate = Some(500)), "");
+        let bitrates = "opus takes 2400 to 512000 bit/s, not 2399 bit/s";
+        assert_eq!(complaint(Opus, |s| s.bitrate = Some(2_399)), bitrates);
+        assert_eq!(complaint(Opus, |s| s.bitrate = Some(2_400)), "");
         assert_eq!(complaint(Opus, |s| s.bitrate = Some(512_000)), "");
         assert!(!complaint(Opus, |s| s.bitrate = Some(512_001)).is_empty());
         assert_eq!(complaint(Opus, |s| s.complexity = Some(10)), "");
@@ -873,6 +874,17 @@ mod tests {
             let packets = packets(&with_frame(60), 50, 198);
             let octets = packets.iter().map(Vec::len).sum::<usize>() / packets.len();
             assert!((100..150).contains(&octets), "{octets} octets a packet");
+        }
+
+        #[test]
+        fn the_least_bit_rate_makes_sound() {
+            for ms in [10, 20, 40, 60] {
+                let bitrate = Some(*EncoderSettings::BITRATES.start());
+                let settings = EncoderSettings { bitrate, ..with_frame(ms) };
+                let packets = packets(&settings, 20, 198);
+                // The least packet says nothing but that the sound goes on.
+                assert!(packets.iter().skip(2).all(|packet| packet.len() > 2), "{ms} ms");
+            }
         }
 
         #[test]

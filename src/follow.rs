@@ -188,6 +188,8 @@ pub enum Trouble {
     UnknownStream,
     /// Nothing is published yet, or nothing new.
     NothingNew,
+    /// There is no such name.
+    NoStream,
     /// The records of the stream cannot be read.
     Unreadable,
 }

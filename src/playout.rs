@@ -141,6 +141,8 @@ pub struct Gap {
     pub sequence: Sequence,
     /// Why.
     pub cause: GapCause,
+    /// Whether it is the one told of last, of which more is known now.
+    pub again: bool,
 }
 
 #[derive(Debug)]
@@ -316,8 +318,12 @@ impl JitterBuffer {
         let playing = !matches!(self.state, State::Idle | State::Waiting { .. });
         if self.begun && playing {
             let cause = if fresh { GapCause::Restart } else { GapCause::Behind };
-            self.stats.gaps += 1;
-            self.gap = Some(Gap { sequence, cause });
+            // Who waits has been interrupted already.
+            let again = matches!(self.state, State::Stalled { .. });
+            self.stats.gaps += u64::from(!again);
+            // What nobody was told of yet is told of once.
+            let again = again && self.gap.is_none();
+            self.gap = Some(Gap { sequence, cause, again });
         }
         self.ended = false;
         let skip = now.saturating_duration_since(play_at);
@@ -516,7 +522,8 @@ impl JitterBuffer {
                 return None;
             }
             self.stats.gaps += 1;
-            self.gap = Some(Gap { sequence, cause: lost.unwrap_or(GapCause::Late) });
+            let cause = lost.unwrap_or(GapCause::Late);
+            self.gap = Some(Gap { sequence, cause, again: false });
             self.state = match lost {
                 Some(_) => State::Missing { sequence, left: self.typical },
                 None => State::Stalled { sequence, since: now },
@@ -576,7 +583,7 @@ impl JitterBuffer {
             return false;
         }
         self.stats.gaps += 1;
-        self.gap = Some(Gap { sequence, cause: GapCause::Behind });
+        self.gap = Some(Gap { sequence, cause: GapCause::Behind, again: false });
         self.steering.handle_jump(now);
         let fade = self.conceal_frames().saturating_sub(self.silent_for);
         self.state = State::Missing { sequence: next - 1, left: fade };
@@ -817,7 +824,7 @@ mod tests {
         listener.insert(12);
         listener.buffer.lose(11, GapCause::Lost);
         assert_eq!(listener.hear(9), "a0a1a2~~_c0c1c2");
-        let gap = Gap { sequence: 11, cause: GapCause::Lost };
+        let gap = Gap { sequence: 11, cause: GapCause::Lost, again: false };
         assert_eq!(listener.buffer.take_gap(), Some(gap));
         assert_eq!(listener.buffer.take_gap(), None);
     }

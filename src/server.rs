@@ -157,6 +157,13 @@ impl ServerConfig {
                 WINDOW.end()
             ));
         }
+        let ours = |server: &&NameServer| Zone::is_stream_name(&self.root, &server.name);
+        if let Some(server) = self.name_servers.iter().find(ours) {
+            return settings(format!(
+                "{} cannot be a name server: the stream itself has that name; take another for it",
+                server.name
+            ));
+        }
         let per_name = |server: &NameServer| {
             let v4 = server.addresses.iter().filter(|address| address.is_ipv4()).count();
             v4.max(server.addresses.len() - v4)

@@ -274,6 +274,18 @@ impl Zone {
         }
     }
 
+    /// Whether `name` is one of the stream's own below `root`, so that no host can have it.
+    pub fn is_stream_name(root: &Name, name: &Name) -> bool {
+        let Some(above) = name.octets_above(root).filter(|&above| above > 0) else { return false };
+        let wire = name.wire();
+        let label = &wire[1..1 + usize::from(wire[0])];
+        1 + label.len() == above
+            && (label.eq_ignore_ascii_case(b"sequence")
+                || label.eq_ignore_ascii_case(b"config")
+                || strip_prefix_ignore_case(label, b"now_").is_some()
+                || strip_prefix_ignore_case(label, b"seq_").and_then(parse_number).is_some())
+    }
+
     /// What the question's name, with `above` octets of labels above the root, stands for.
     fn node(&self, name: &[u8], above: usize) -> Node<'_> {
         if above == 0 {
@@ -459,7 +471,13 @@ impl<'a, 'b> Response<'a, 'b> {
                 for server in servers {
                     if server.name.octets_above(&self.zone.root).is_some() {
                         for address in &server.addresses {
+                            let before = self.out.len();
                             self.push_address(&server.name, apex, address);
+                            if !self.fits(0) {
+                                // Nobody asked for it: it is no reason to truncate (RFC 2181 §9).
+                                self.out.truncate(before);
+                                break;
+                            }
                             self.counts[2] += 1;
                         }
                     }

@@ -238,11 +238,58 @@ fn a_port_that_is_taken_is_named_with_a_cure() {
 fn a_state_file_without_a_number_is_named() {
     let directory = TempDir::new("cli").unwrap();
     let path = directory.path().join("state");
-    std::fs::write(&path, "many").unwrap();
+    let listen = ["serve", "a.example", "-i", "demo", "--listen", "127.0.0.1:0", "--state"];
+    let listen = [&listen[..], &[path.to_str().unwrap()]].concat();
+    for (held, wrong) in [
+        ("many", "it holds no number; delete it"),
+        ("18446744073709551615", "that number is too high; delete it"),
+    ] {
+        std::fs::write(&path, held).unwrap();
+        let stderr = fails(&listen, 1);
+        assert!(stderr.contains(wrong), "{stderr}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), held);
+    }
+}
+
+#[test]
+fn a_source_without_any_sound_is_a_failure() {
+    let directory = TempDir::new("cli").unwrap();
+    let path = directory.path().join("empty.wav");
+    write_wav(&path, 0);
     let path = path.to_str().unwrap();
-    let listen = ["serve", "a.example", "-i", "demo", "--listen", "127.0.0.1:0", "--state", path];
-    let stderr = fails(&listen, 1);
-    assert!(stderr.contains("it holds no number; delete it"), "{stderr}");
+    let output = run(&["serve", "a.example", "-i", path, "--listen", "127.0.0.1:0"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("ended without any sound"), "{stderr}");
+}
+
+#[test]
+fn one_server_without_an_address_is_left_for_the_next() {
+    let served = serve(&["-i", "demo"]);
+    let servers = ["a.invalid", &served.address];
+    let words = ["-o", "null", "--duration", "3"];
+    let output = run(&[&["listen", "music.example.com"][..], &servers, &words].concat());
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("warning: cannot look up server a.invalid"), "{stderr}");
+    served.stop();
+}
+
+#[test]
+fn n11_addresses_of_name_servers_are_no_reason_to_truncate() {
+    let servers: Vec<_> = (1..9)
+        .map(|n| format!("ns{n}.music.example.com=192.0.2.{n}"))
+        .chain((1..9).map(|n| format!("ns{n}.music.example.com=2001:db8::{n}")))
+        .collect();
+    let words = servers.iter().flat_map(|server| ["--ns", server]);
+    let served = serve(&["-i", "demo"].into_iter().chain(words).collect::<Vec<_>>());
+    let mut message = query(b"\x05music\x07example\x03com\x00", None);
+    let qtype = message.len() - 3;
+    message[qtype] = 2;
+    let answer = exchange(&served.address, &message);
+    assert!(answer.len() <= 512 && answer[2] & 2 == 0, "{} octets", answer.len());
+    assert!(answer[7] == 8 && answer[11] > 0, "eight, with the addresses that fit");
+    served.stop();
 }
 
 #[test]
@@ -576,7 +623,12 @@ fn counters_are_offered_to_prometheus() {
         assert!(body.contains(sample), "{sample} is not in {body}");
     }
     assert!(http(&address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
-    assert!(http(&address, "PUT /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
+    let refused = http(&address, "PUT /metrics HTTP/1.1\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 405 ") && refused.contains("\r\nAllow: GET, HEAD\r\n"));
+    let head = http(&address, "HEAD /metrics HTTP/1.1\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    let absolute = http(&address, "GET http://127.0.0.1/metrics HTTP/1.1\r\n\r\n");
+    assert!(absolute.starts_with("HTTP/1.1 200 "), "{absolute}");
     assert!(http(&address, "\r\n\r\n").starts_with("HTTP/1.1 400 "));
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     assert!(http(&address, &long).starts_with("HTTP/1.1 431 "));
@@ -710,13 +762,19 @@ fn a_listener_ends_with_the_stream() {
         let listen = ["listen", "music.example.com", &served.address, "-o", "null", "--json"];
         let limits = ["--retries", retries, "--duration", "20"];
         let output = run(&[&listen[..], &limits].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let stderr = text(&output.stderr);
         let report = event(&lines(&output.stdout), "report").unwrap();
         assert_eq!(report["state"].str(), "ended", "{report:?}");
         assert!(report["elapsed_s"].float() < 15.0, "{report:?}");
-        // The second one comes when it is over.
-        assert!(retries == "0" || report["written_s"].float() > 3.0, "{report:?}");
         assert_eq!(report["gaps"].number(), 0, "{report:?}");
+        if retries == "10" {
+            assert_eq!(output.status.code(), Some(0), "{stderr}");
+            assert!(report["written_s"].float() > 3.0, "{report:?}");
+        } else {
+            // It comes when everything is over.
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains(": the stream has ended (127.0.0.1:"), "{stderr}");
+        }
     }
     served.stop();
 }

@@ -131,7 +131,11 @@ impl SinkKind {
         ("device:NAME", "the sound output of that name"),
         ("-", "raw PCM on standard output (s16le, in the stream's rate and channels)"),
         ("null", "nothing; the sound is dropped"),
-        ("FILE", "a WAV file to write; write ./null for a file that is named like a word above"),
+        (
+            "FILE",
+            "a WAV file to write, which goes on in FILE-2 where the format changes; write ./null for a file that \
+         is named like a word above",
+        ),
     ];
 
     /// The kind's name, without what is special to this one.

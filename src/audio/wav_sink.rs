@@ -45,6 +45,10 @@ impl WavSink {
     fn next_part(&mut self, format: Format) -> Result<(), AudioError> {
         self.finish()?;
         self.part += 1;
+        // The file that was asked for is replaced; those that go on from it replace nothing.
+        while self.part > 1 && self.path().exists() {
+            self.part += 1;
+        }
         let path = self.path();
         let what = || format!("open wav file {path:?}");
         let file = File::create(&path).map_err(|error| AudioError::io(what(), &error))?;
@@ -239,6 +243,18 @@ mod tests {
         assert_eq!(read(&directory.0.join("x-2.wav")).1[0], 5);
         assert_eq!(read(&directory.0.join("x-3.wav")).1, [[10; 10], [11; 10]].concat());
         assert_eq!(read(&directory.0.join("x-4.wav")).0.channels, 2);
+    }
+
+    #[test]
+    fn a_file_that_goes_on_in_the_next_replaces_none() {
+        let directory = Directory::new("precious");
+        let precious = directory.0.join("x-2.wav");
+        fs::write(&precious, "precious").expect("something to keep");
+        let mut sink = WavSink::new(directory.0.join("x.wav"));
+        sink.open(MONO).expect("opens");
+        sink.open(STEREO).expect("opens");
+        assert_eq!(sink.path(), directory.0.join("x-3.wav"));
+        assert_eq!(fs::read(&precious).expect("it is there"), b"precious");
     }
 
     #[test]

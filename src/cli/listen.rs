@@ -33,7 +33,11 @@ pub fn run(job: ListenJob) -> Result<(), Failure> {
     let failed = |error: Error| sound::sink_failure(&job.sink, &error);
     let sink = sound::sink(&job.sink)?;
     let mut config = job.config.clone();
-    config.servers = look_up(&job.servers, job.port)?;
+    let (servers, failures) = look_up(&job.servers, job.port)?;
+    config.servers = servers;
+    for failure in failures {
+        console.say(&format!("warning: {failure}"));
+    }
     let signals = Signals::install()?;
     let client = Client::start(config, sink).map_err(failed)?;
     let stopped = watch(&job, &client, &signals, &mut console);
@@ -43,6 +47,7 @@ pub fn run(job: ListenJob) -> Result<(), Failure> {
     console.json(&json::event("report", report::client_fields(&last)))?;
     match (stopped, last.first_sound) {
         (Stopped::Over, None) => Err(Failure::Runtime(silence(&job, &last))),
+        (Stopped::Finished, None) if last.play.ended => Err(Failure::Runtime(silence(&job, &last))),
         _ => Ok(()),
     }
 }
@@ -58,6 +63,7 @@ pub fn json_to(wanted: bool, sink: &SinkKind) -> Json {
 
 fn silence(job: &ListenJob, last: &ClientStats) -> String {
     let trouble = match last.play.trouble {
+        _ if last.play.ended => "the stream has ended".into(),
         Some((trouble, _)) => report::trouble_words(trouble),
         None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence),
         None => "no sound yet".into(),
@@ -182,20 +188,32 @@ impl News {
 }
 
 /// The addresses of all servers, in the order in which they were named, each once.
-fn look_up(servers: &[Asked], port: u16) -> Result<Vec<SocketAddr>, Failure> {
+///
+/// # Errors
+/// When none has an address; beside those that have, what failed is told.
+fn look_up(servers: &[Asked], port: u16) -> Result<(Vec<SocketAddr>, Vec<Failure>), Failure> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
+    let mut failures = Vec::new();
     for server in servers {
         let found = match server {
-            Asked::System => system_servers(port)?,
-            Asked::Host(host, own) => host_addresses(host, own.unwrap_or(port))?,
+            Asked::System => system_servers(port),
+            Asked::Host(host, own) => host_addresses(host, own.unwrap_or(port)),
         };
-        for address in found {
-            if !addresses.contains(&address) {
-                addresses.push(address);
+        match found {
+            Ok(found) => {
+                for address in found {
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
+                }
             }
+            Err(failure) => failures.push(failure),
         }
     }
-    Ok(addresses)
+    match (addresses.is_empty(), failures.is_empty()) {
+        (true, false) => Err(failures.remove(0)),
+        _ => Ok((addresses, failures)),
+    }
 }
 
 fn host_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
@@ -251,7 +269,8 @@ mod tests {
     fn addresses_are_asked_once_each() {
         let host = |host: &str, port| Asked::Host(host.into(), port);
         let asked = [host("192.0.2.1", None), host("::1", Some(54)), host("192.0.2.1", Some(53))];
-        let found = look_up(&asked, 53).unwrap();
+        let (found, failures) = look_up(&asked, 53).unwrap();
+        assert!(failures.is_empty());
         assert_eq!(found, ["192.0.2.1:53".parse().unwrap(), "[::1]:54".parse().unwrap()]);
     }
 }

@@ -287,6 +287,9 @@ fn config(args: &ListenArgs, root: Name) -> Result<ClientConfig, Failure> {
         }
         stream.format.channels = channels;
     }
+    if let Some(wrong) = args.codec.and_then(super::values::codec_missing) {
+        return Err(LISTEN.wrong(wrong));
+    }
     stream.ascii = args.encoding.unwrap_or_default();
     Ok(config)
 }

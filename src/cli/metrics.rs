@@ -15,7 +15,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 /// A request takes no longer than this.
-const DEADLINE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_millis(500);
 /// Between two looks at whether to stop.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Octets of a request's head.
@@ -82,18 +82,22 @@ impl Metrics {
     }
 
     fn answer(&self, stream: &TcpStream, server: &Server) -> std::io::Result<()> {
-        let (status, kind, body) = match self.read_head(stream)? {
+        let head = self.read_head(stream)?;
+        let is_head = head.as_ref().is_some_and(|head| head.starts_with(b"HEAD "));
+        let (status, kind, body) = match head {
             Some(head) => reply(&head, &server.stats()),
             None => ("431 Request Header Fields Too Large", TEXT, String::new()),
         };
         // The answer is far smaller than what the system takes at once.
         stream.set_write_timeout(Some(PAUSE))?;
+        let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+            "HTTP/1.1 {status}\r\n{allow}Content-Type: {kind}\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n",
             body.len()
         );
-        (&mut &*stream).write_all((head + &body).as_bytes())
+        let body = if is_head { "" } else { &body };
+        (&mut &*stream).write_all((head + body).as_bytes())
     }
 
     /// The head of a request; `None` when it is too long.
@@ -155,11 +159,16 @@ fn reply(head: &[u8], stats: &ServerStats) -> (&'static str, &'static str, Strin
     let mut words = line.split(|&octet| octet == b' ');
     let (method, path, version) = (words.next(), words.next(), words.next());
     let path = path.map(|path| path.split(|&octet| octet == b'?').next().unwrap_or_default());
+    // The absolute form, as a proxy asks (RFC 9112 §3.2.2).
+    let path = path.map(|path| match path.strip_prefix(b"http://") {
+        Some(rest) => &rest[rest.iter().position(|&octet| octet == b'/').unwrap_or(rest.len())..],
+        None => path,
+    });
     match (method, path, version) {
-        (Some(b"GET"), Some(b"/metrics"), Some(v)) if v.starts_with(b"HTTP/1.") => {
+        (Some(b"GET" | b"HEAD"), Some(b"/metrics"), Some(v)) if v.starts_with(b"HTTP/1.") => {
             ("200 OK", TEXT, exposition(stats))
         }
-        (Some(b"GET"), Some(_), Some(v)) if v.starts_with(b"HTTP/1.") => {
+        (Some(b"GET" | b"HEAD"), Some(_), Some(v)) if v.starts_with(b"HTTP/1.") => {
             ("404 Not Found", TEXT, "the counters are at /metrics\n".into())
         }
         (Some(_), Some(_), Some(v)) if v.starts_with(b"HTTP/1.") => {

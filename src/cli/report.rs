@@ -171,6 +171,7 @@ pub fn trouble_words(trouble: Trouble) -> String {
         Trouble::Silence => "no answer".into(),
         Trouble::Refusal(rcode) => format!("the server answers {rcode}"),
         Trouble::UnknownStream => "the stream's codec or encoding is not known here".into(),
+        Trouble::NoStream => "there is no stream of this name".into(),
         Trouble::NothingNew => "nothing new is published".into(),
         Trouble::Unreadable => "the stream's records cannot be read".into(),
         _ => format!("{trouble:?}"),

@@ -59,7 +59,11 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     if job.level >= Level::Info {
         console.say(&format!("served\n{}", report::server_report(&last)));
     }
-    console.json(&json::event("report", report::server_fields(&last)))
+    console.json(&json::event("report", report::server_fields(&last)))?;
+    match last.ended && last.frames == 0 {
+        true => Err(Failure::Runtime(format!("{} ended without any sound", job.source))),
+        false => Ok(()),
+    }
 }
 
 /// Reads secrets for cookies.
@@ -113,6 +117,10 @@ fn watch(
             continue;
         }
         let stats = server.stats();
+        if stats.ended && stats.frames == 0 {
+            // There is nothing that anybody could still want to hear.
+            return Ok(());
+        }
         if console.is_json() {
             console.json(&json::event("status", report::server_fields(&stats)))?;
         }

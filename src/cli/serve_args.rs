@@ -210,7 +210,7 @@ pub static SERVE: Command<ServeArgs> = Command {
                     "bitrate",
                     "BITS",
                     |a, w| put(&mut a.bitrate, number(w, EncoderSettings::BITRATES)),
-                    "average bits a second of Opus, 500 to 512000 (default: its own, about 17000 \
+                    "average bits a second of Opus, 2400 to 512000 (default: its own, about 17000 \
                      at 16 kHz mono)",
                 ),
                 Flag::value(

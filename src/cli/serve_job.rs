@@ -5,7 +5,7 @@ use super::log::Level;
 use super::serve_args::{Exempt, Rrl, SERVE, ServeArgs};
 use super::values::root;
 use aodns::audio::SourceKind;
-use aodns::codec::{CodecKind, EncoderSettings};
+use aodns::codec::EncoderSettings;
 use aodns::error::Error;
 use aodns::server::ServerConfig;
 use aodns::units::SampleRate;
@@ -112,11 +112,8 @@ fn listen(args: &ServeArgs) -> Vec<SocketAddr> {
 
 fn encoder(args: &ServeArgs, config: &mut ServerConfig) -> Result<(), Failure> {
     let kind = args.codec.unwrap_or_default();
-    if !kind.is_built() {
-        let feature = if kind == CodecKind::Opus { "opus" } else { "codec2" };
-        return Err(SERVE.wrong(format!(
-            "--codec {kind}: this build cannot do that; build it with `--features {feature}`"
-        )));
+    if let Some(wrong) = super::values::codec_missing(kind) {
+        return Err(SERVE.wrong(wrong));
     }
     let encoder = &mut config.encoder;
     *encoder = EncoderSettings::new(kind);
@@ -344,7 +341,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_together_is_said_with_what_would() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 15] = [
             (&[], "the stream's domain is missing\nusage: aodns serve <root> [flags]"),
             (&["a..b"], "\"a..b\" is no domain name such as music.example.com"),
             (&["ä.de"], "write it in its xn-- form"),
@@ -354,6 +351,7 @@ mod tests {
             (&["a", "--frame-ms", "30"], "last 10, 20, 40 or 60 ms"),
             (&["a", "--max-frames-per-segment", "1"], "set --max-frames-per-segment to 2 or more"),
             (&["a", "--max-sequences", "1"], "--max-sequences of 1 does not work: it may be 2"),
+            (&["a", "--ns", "Seq_1.a=192.0.2.1"], "Seq_1.a cannot be a name server: the stream"),
             (&["a", "--max-data-per-feed", "256"], "at most 255 octets"),
             (&["a", "--udp-max-payload", "4096"], "--trust 192.0.2.0/24"),
             (&["a", "--metrics", "192.0.2.1"], "add --metrics-anywhere"),

@@ -1,5 +1,6 @@
 //! Words of the command line as values: numbers, times, addresses. Each says what would be right.
 
+use aodns::codec::CodecKind;
 use aodns::responder::limit::Prefix;
 use aodns::wire::Name;
 use aodns::zone::NameServer;
@@ -152,6 +153,14 @@ pub fn server(word: &str) -> Result<Asked, String> {
         Ok(_) => Err(wrong("an IPv4 address has four numbers of 0 to 255")),
         Err(error) => Err(wrong(&error.to_string())),
     }
+}
+
+/// What is wrong with choosing this codec, if it is not part of this build.
+pub fn codec_missing(kind: CodecKind) -> Option<String> {
+    let feature = if kind == CodecKind::Opus { "opus" } else { "codec2" };
+    (!kind.is_built()).then(|| {
+        format!("--codec {kind}: this build cannot do that; build it with `--features {feature}`")
+    })
 }
 
 #[cfg(test)]

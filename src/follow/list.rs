@@ -3,7 +3,7 @@
 use super::{CONFIG, Event, FRAME_DEFAULT, Follower, LIST, MISS_WAIT, Mode, Trouble, Use};
 use crate::segment::decode_list;
 use crate::units::Sequence;
-use crate::wire::Answer;
+use crate::wire::{Answer, Rcode};
 use std::time::{Duration, Instant};
 
 /// Segments wanted at the same time.
@@ -60,7 +60,6 @@ impl Follower {
         });
         self.wants.clear();
         self.polls[LIST].plan(now);
-        self.tell_stream();
     }
 
     pub(super) fn handle_list(&mut self, now: Instant, answer: &Answer) -> Use {
@@ -73,7 +72,9 @@ impl Follower {
             false => (age_left + TTL_ROUNDING).max(LIST_INTERVAL),
         };
         let Some(text) = answer.texts.first() else {
-            self.events.push_back(Event::Trouble(Trouble::NothingNew));
+            let unknown = listing.newest.is_none() && answer.rcode == Rcode::NXDOMAIN;
+            let trouble = if unknown { Trouble::NoStream } else { Trouble::NothingNew };
+            self.events.push_back(Event::Trouble(trouble));
             let negative = Duration::from_secs(u64::from(answer.negative_ttl.unwrap_or(1)));
             self.polls[LIST].plan(now + negative.clamp(MISS_WAIT[0], MISS_WAIT[1]));
             return Use::Useful;
@@ -97,6 +98,7 @@ impl Follower {
             None => {
                 listing.newest = Some(newest);
                 listing.probe = Some(newest);
+                self.tell_stream();
                 self.want(newest, now, false);
             }
             Some(seen) if newest < seen => {

@@ -531,7 +531,9 @@ impl Follower {
             schedule.id = edge.id;
             schedule.rate = 0.0;
             self.stats.restarts += 1;
-            self.stats.lost += self.wants.len() as u64;
+            // What was due after the last that is known of may never have been there.
+            let known = schedule.published.last_key_value().map_or(0, |(&newest, _)| newest);
+            self.stats.lost += self.wants.range(..=known).count() as u64;
             self.polls[CONFIG].plan(now);
             self.jump(now, edge, made, true);
             return;

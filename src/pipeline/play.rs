@@ -456,10 +456,12 @@ impl Player<'_> {
         status.written = written;
         status.ended = self.ended;
         if let Some(gap) = gap {
+            let before = if gap.again { status.gaps.pop_back() } else { None };
+            let at = before.map_or(written, |before| before.at);
             if status.gaps.len() == GAPS_MAX {
                 status.gaps.pop_front();
             }
-            status.gaps.push_back(GapReport { gap, at: written });
+            status.gaps.push_back(GapReport { gap, at });
         }
     }
 }

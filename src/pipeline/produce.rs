@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const BEHIND_MAX: Duration = Duration::from_millis(500);
 /// Numbers written to the state file ahead of time, so that it is not written for each segment.
 const STATE_AHEAD: u64 = 500;
+/// No run has come to a higher number: that of the clock will take a million years.
+const STATE_MAX: Sequence = 1 << 48;
 
 /// One packet as text, with the samples per channel that it stands for.
 #[derive(Debug)]
@@ -168,15 +170,21 @@ impl StateFile {
     pub fn open(path: PathBuf) -> Result<(StateFile, Option<Sequence>), Error> {
         let attempt = || format!("read state file {}", path.display());
         let last = match std::fs::read(&path) {
-            Ok(content) => match crate::segment::parse_number(content.trim_ascii()) {
-                Some(last) => Some(last),
-                None => {
+            Ok(content) => {
+                let number = crate::segment::parse_number(content.trim_ascii());
+                let wrong = match number {
+                    Some(last) if last <= STATE_MAX => None,
+                    Some(_) => Some("that number is too high"),
+                    None => Some("it holds no number"),
+                };
+                if let Some(wrong) = wrong {
                     return Err(Error::Settings(format!(
-                        "cannot {}: it holds no number; delete it to begin with the clock",
+                        "cannot {}: {wrong}; delete it to begin with the clock",
                         attempt()
                     )));
                 }
-            },
+                number
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::system(attempt(), error)),
         };

@@ -73,15 +73,15 @@ impl Held {
             prefix: Prefix::of_client(self.peer.ip()),
             sequence: self.sequence,
             id: [self.octets[0], self.octets[1]],
-            connection: match self.origin {
-                Origin::Udp { .. } => None,
-                Origin::Tcp { serial, .. } => Some(serial),
+            asked: match self.origin {
+                Origin::Udp { local, .. } => Place::Address(local),
+                Origin::Tcp { serial, .. } => Place::Connection(serial),
             },
         }
     }
 }
 
-/// What tells a question from the same one asked again: source, id and name. Kept apart from the
+/// What tells a question from the same one asked again: source, id, name, and where it was asked. Kept apart from the
 /// questions, so that looking through all of them touches little memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
@@ -89,7 +89,14 @@ struct Key {
     prefix: Prefix,
     sequence: Sequence,
     id: [u8; 2],
-    connection: Option<u64>,
+    asked: Place,
+}
+
+/// Where a question was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Address(Local),
+    Connection(u64),
 }
 
 /// What became of a question handed in.
