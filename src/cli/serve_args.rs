@@ -323,7 +323,8 @@ pub static SERVE: Command<ServeArgs> = Command {
                     "hold-slots",
                     "N",
                     |a, w| put(&mut a.hold_slots, number(w, 0..=65_536)),
-                    "questions for the next segment that may wait for it; 0 lets none wait \
+                    "questions for the next segment that may wait for it; 0 lets none wait, \
+                     and costs who asks this server itself half a second of sound as it begins \
                      (default: 1024)",
                 ),
                 Flag::value(
