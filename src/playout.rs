@@ -335,7 +335,9 @@ impl JitterBuffer {
     pub fn end(&mut self) -> Option<Sequence> {
         self.ended = true;
         match self.state {
-            State::Stalled { sequence, .. } if self.buffered.is_empty() => {
+            State::Stalled { sequence, .. }
+                if self.buffered.is_empty() && self.lost.range(sequence..).next().is_none() =>
+            {
                 self.state = State::Idle;
                 self.stats.gaps -= 1;
                 self.gap = self.gap.take().filter(|gap| gap.sequence != sequence);
@@ -744,6 +746,32 @@ mod tests {
                 self.now += FRAME;
             }
             heard
+        }
+    }
+
+    #[test]
+    fn the_end_is_no_gap_and_a_loss_before_it_is_one() {
+        for (lost, gaps) in [(false, 0), (true, 1)] {
+            let mut listener = Listener::new();
+            listener.buffer.start(listener.now, 10, listener.now, true);
+            listener.insert(10);
+            listener.hear(4);
+            assert_eq!(listener.buffer.stats().gaps, 1, "more is waited for");
+            if lost {
+                listener.buffer.lose(11, GapCause::Lost);
+            }
+            assert_eq!(listener.buffer.end(), (!lost).then_some(11));
+            assert_eq!(listener.buffer.stats().gaps, gaps);
+            assert_eq!(listener.buffer.take_gap().is_some(), lost);
+            // Who knows it in time waits for nothing.
+            listener.buffer.start(listener.now, 20, listener.now, true);
+            listener.insert(20);
+            listener.hear(1);
+            let before = listener.buffer.stats();
+            assert_eq!(listener.buffer.end(), None);
+            listener.hear(6);
+            let after = listener.buffer.stats();
+            assert_eq!((after.gaps, after.stalled), (before.gaps, before.stalled));
         }
     }
 

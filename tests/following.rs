@@ -267,11 +267,38 @@ fn who_slept_does_not_stay_behind_by_as_much() {
     let world = sleep(6);
     assert_eq!(world.follower.stats().jumps, 0);
     assert!(world.segments().windows(2).all(|pair| pair[1] == pair[0] + 1), "nothing is missing");
-    for missed in [20, 40, 75, 500] {
+    for missed in [30, 40, 75, 500] {
         let world = sleep(missed);
         assert_eq!(world.follower.stats().jumps, 1, "{missed} were missed");
         let segments = world.segments();
         let holes = segments.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
         assert!(holes <= 1, "{missed} were missed: {segments:?}");
+    }
+}
+
+#[test]
+fn a_cache_that_keeps_the_list_for_30_s_is_no_sleep() {
+    const KEPT_MS: u64 = 30_000;
+    for joined_ms in [0, 15_000, 29_500] {
+        let mut world = World::new(5 * MS);
+        world.run(300 * SECOND, |elapsed, ask| {
+            let elapsed = elapsed.as_millis() as u64 + joined_ms;
+            let cached = |answer| Answer { authoritative: false, ..answer };
+            match ask {
+                Ask::Config | Ask::Now => Answer { rcode: Rcode::NXDOMAIN, ..answer(vec![]) },
+                Ask::List => {
+                    let made = elapsed / KEPT_MS * KEPT_MS;
+                    let newest = 1000 + made / (PACKETS * PACKET_MS);
+                    let list = ListEncoder::default().encode(newest - 74, newest).0;
+                    let ttl = ((made + KEPT_MS - elapsed) / 1000) as u32;
+                    Answer { ttl, ..cached(answer(vec![list])) }
+                }
+                Ask::Segment(_) => cached(segment(PACKETS, true)),
+            }
+        });
+        assert_eq!(world.follower.stats().jumps, 0, "joined after {joined_ms} ms");
+        let segments = world.segments();
+        assert!(segments.len() > 300, "{} segments", segments.len());
+        assert!(segments.windows(2).all(|pair| pair[1] == pair[0] + 1), "nothing is missing");
     }
 }

@@ -20,6 +20,9 @@ const LIST_STALE_MAX: Duration = Duration::from_secs(15);
 /// A run that began anew is heard when it is this old, even if the next list may come too late for
 /// what is there by then: 5 s after a restart there is to be sound.
 const RESTART_AGE: Duration = Duration::from_millis(4850);
+/// Through a cache, which may keep a list for half a minute whatever its TTL says, no more than this comes
+/// new with one beyond what was published since the one before.
+const LIST_LEAP_MAX: Duration = Duration::from_secs(45);
 /// Numbers that went back and stay there this long are those of another run (C12).
 const BACK_MAX: Duration = Duration::from_secs(60);
 
@@ -106,6 +109,8 @@ impl Follower {
             }
             Some(seen) => {
                 listing.went_back = None;
+                let since = now.saturating_duration_since(listing.news);
+                let direct = listing.direct;
                 if newest > seen {
                     listing.news = now;
                 } else if now.saturating_duration_since(listing.news) > LIST_STALE_MAX {
@@ -121,9 +126,10 @@ impl Follower {
                     let fresh = numbers.into_iter().filter(|&number| number > seen);
                     let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
                     let missed = segment * fresh.clone().count() as u32;
-                    // More than is held back, and nobody noticed: the system slept.
-                    let slept = self.list_delay(segment) + LIST_INTERVAL;
-                    if missed > if interrupted { LIST_INTERVAL * 2 } else { slept } {
+                    // More than is held back was published in no time: the system slept.
+                    let held = self.list_delay(segment) + LIST_INTERVAL;
+                    let leap = if direct { held } else { held.max(LIST_LEAP_MAX) };
+                    if missed > if interrupted { LIST_INTERVAL * 2 } else { since + leap } {
                         // Whoever plays all of that is later by as much from now on.
                         self.stats.jumps += 1;
                         self.stats.lost += self.wants.len() as u64;
