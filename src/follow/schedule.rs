@@ -576,8 +576,8 @@ impl Follower {
         schedule.due = last_due + lasting(longest, ahead + 1);
         schedule.ended = edge.ended;
         if edge.ended {
-            // What was asked for ahead of its time will never be there.
-            schedule.upcoming = edge.next;
+            // What was asked for ahead of its time will never be there. The next number stays: what came
+            // already is not to come again, should an old answer say this.
             self.wants.retain(|&sequence, _| sequence < edge.next);
         }
         let early = schedule.guard;
