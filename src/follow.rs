@@ -67,6 +67,20 @@ pub struct StreamParameters {
     pub title: String,
 }
 
+impl Default for StreamParameters {
+    /// What a stream of the base layer is made of, if nobody says otherwise.
+    fn default() -> StreamParameters {
+        let codec = CodecKind::default();
+        StreamParameters {
+            codec,
+            format: codec.format_default(),
+            frame_samples: None,
+            ascii: AsciiKind::default(),
+            title: String::new(),
+        }
+    }
+}
+
 impl StreamParameters {
     /// Whether nothing but the title differs.
     pub fn sounds_like(&self, other: &StreamParameters) -> bool {
@@ -511,7 +525,11 @@ impl Follower {
         if self.wants.remove(&sequence).is_some() {
             self.stats.lost += 1;
             self.advance_cursor();
-            self.tell(Event::Lost(sequence, cause));
+            // Nobody waits for a probe, and the next list may name it again.
+            let probe = matches!(&self.mode, Mode::List(list) if list.probe == Some(sequence));
+            if !probe {
+                self.tell(Event::Lost(sequence, cause));
+            }
             self.end_if_over();
         }
         if let Mode::List(listing) = &mut self.mode {
