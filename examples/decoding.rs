@@ -4,7 +4,7 @@
 //! as `aodns serve` does by default, then decodes it at a stretch, a packet each 60 ms, and a segment
 //! each 720 ms, and prints the CPU time of each in microseconds per second of sound; and the same of
 //! playing the decoded sound a little faster, a segment each 720 ms, as a listener does whose sound card
-//! has another clock than the server. Linux tells the time of a thread to the nanosecond in /proc.
+//! has another clock than the server.
 
 use aodns::ascii::AsciiKind;
 use aodns::audio::programme::Programme;
@@ -66,9 +66,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// CPU time of this thread so far.
 fn cpu() -> Result<Duration, Box<dyn std::error::Error>> {
-    // What it used since it was last set going is added up when it stops.
-    std::thread::sleep(Duration::from_millis(1));
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let ns = text.split(' ').next().ok_or("no time in schedstat")?;
-    Ok(Duration::from_nanos(ns.parse()?))
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Ok(Duration::try_from(time)?)
 }

@@ -47,14 +47,7 @@ pub struct ClientConfig {
 impl ClientConfig {
     /// The defaults for a stream and servers.
     pub fn new(root: Name, servers: Vec<SocketAddr>) -> ClientConfig {
-        let codec = crate::codec::CodecKind::default();
-        let fallback = StreamParameters {
-            codec,
-            format: codec.format_default(),
-            frame_samples: None,
-            ascii: crate::ascii::AsciiKind::default(),
-            title: String::new(),
-        };
+        let fallback = StreamParameters::default();
         ClientConfig { root, servers, policy: RetryPolicy::default(), latency: None, fallback }
     }
 }

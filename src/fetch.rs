@@ -985,14 +985,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn fetcher(now: Instant) -> Fetcher {
-        let fallback = crate::follow::StreamParameters {
-            codec: crate::codec::CodecKind::default(),
-            format: crate::codec::CodecKind::default().format_default(),
-            frame_samples: None,
-            ascii: crate::ascii::AsciiKind::default(),
-            title: String::new(),
-        };
-        let follower = Follower::new(fallback, None, 1, now);
+        let follower = Follower::new(crate::follow::StreamParameters::default(), None, 1, now);
         let root = "music.example.com".parse().unwrap();
         Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]])
     }

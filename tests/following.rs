@@ -1,11 +1,10 @@
 //! The follower alone, in simulated time, against a source that ends, a server that fails and a listener
 //! that slept.
 
-use aodns::ascii::{self, AsciiKind};
-use aodns::codec::CodecKind;
+use aodns::ascii;
 use aodns::follow::{Ask, Event, Follower, Outcome, Path, StreamParameters};
 use aodns::segment::ListEncoder;
-use aodns::units::{Channels, Format, SampleRate, Sequence};
+use aodns::units::Sequence;
 use aodns::wire::{Answer, Rcode};
 use std::time::{Duration, Instant};
 
@@ -101,13 +100,7 @@ struct World {
 impl World {
     fn new(round_trip: Duration) -> World {
         let now = Instant::now();
-        let fallback = StreamParameters {
-            codec: CodecKind::Opus,
-            format: Format::new(SampleRate::HZ_16000, Channels::MONO),
-            frame_samples: Some(960),
-            ascii: AsciiKind::Base91,
-            title: String::new(),
-        };
+        let fallback = StreamParameters::default();
         let mut world = World {
             follower: Follower::new(fallback, None, 1, now),
             now,

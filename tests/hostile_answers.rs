@@ -1,12 +1,10 @@
 //! What strangers send to a listener is counted, each kind by itself, and changes nothing else: no
 //! panic, no growth, and the right answer still counts when it comes.
 
-use aodns::ascii::{self, AsciiKind};
-use aodns::codec::CodecKind;
+use aodns::ascii;
 use aodns::fetch::{Fetcher, Route, Transmit};
 use aodns::follow::{Event, Follower, Manner, StreamParameters};
 use aodns::lookup::RetryPolicy;
-use aodns::units::{Channels, Format, SampleRate};
 use aodns::wire::{self, Rcode, Rtype};
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -30,13 +28,7 @@ impl Listener {
     /// One that is to play so far behind.
     fn behind(latency: Option<Duration>) -> Listener {
         let now = Instant::now();
-        let fallback = StreamParameters {
-            codec: CodecKind::Opus,
-            format: Format::new(SampleRate::HZ_16000, Channels::MONO),
-            frame_samples: Some(960),
-            ascii: AsciiKind::Base91,
-            title: String::new(),
-        };
+        let fallback = StreamParameters::default();
         let root = "music.example.com".parse().expect("a valid name");
         let follower = Follower::new(fallback, latency, 1, now);
         let fetcher = Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]]);

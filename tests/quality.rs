@@ -2,7 +2,6 @@
 //! 60 dB while drift is, no click at a gap, a restart or a correction.
 #![cfg(feature = "opus")]
 
-use aodns::ascii::AsciiKind;
 use aodns::codec::{self, Application, CodecKind, EncoderSettings};
 use aodns::follow::StreamParameters;
 use aodns::pipeline::render::Renderer;
@@ -19,13 +18,7 @@ fn format() -> Format {
 }
 
 fn stream() -> StreamParameters {
-    StreamParameters {
-        codec: CodecKind::Opus,
-        format: format(),
-        frame_samples: Some(FRAME as u32),
-        ascii: AsciiKind::Base91,
-        title: String::new(),
-    }
+    StreamParameters { frame_samples: Some(FRAME as u32), ..StreamParameters::default() }
 }
 
 fn tone(hz: f64, amplitude: f64, samples: usize) -> Vec<i16> {

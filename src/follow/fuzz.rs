@@ -2,8 +2,6 @@
 //! follower's public interface alone.
 
 use super::{Ask, Event, Follower, Outcome, StreamParameters};
-use crate::ascii::AsciiKind;
-use crate::codec::CodecKind;
 use crate::segment::{ConfigRecord, ListEncoder, NowRecord};
 use crate::units::{Channels, Format, SampleRate, Sequence};
 use crate::wire::{Answer, Rcode};
@@ -52,13 +50,7 @@ impl Input<'_> {
 #[doc(hidden)]
 pub fn fuzz_follower(operations: &[u8]) {
     let mut input = Input { octets: operations, lists: ListEncoder::default() };
-    let fallback = StreamParameters {
-        codec: CodecKind::default(),
-        format: Format::new(SampleRate::HZ_16000, Channels::MONO),
-        frame_samples: None,
-        ascii: AsciiKind::default(),
-        title: String::new(),
-    };
+    let fallback = StreamParameters::default();
     let seconds = u64::from(input.next());
     let latency = (seconds % 2 == 1).then(|| Duration::from_millis(seconds * 100));
     let now = Instant::now();

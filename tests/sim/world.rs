@@ -4,13 +4,11 @@ use super::net::{Dice, Path};
 use super::resolver::{Act, Habits, Resolver};
 use super::server::{Answer, ROOT, Run};
 use super::stamp::{Stamp, StampDecoder, stamp_of};
-use aodns::ascii::AsciiKind;
-use aodns::codec::{CodecKind, Decoder};
+use aodns::codec::Decoder;
 use aodns::fetch::{FetchStats, Fetcher, LINKS_MAX, Route};
 use aodns::follow::{Event, FollowStats, Follower, StreamParameters};
 use aodns::lookup::RetryPolicy;
 use aodns::playout::{JitterBuffer, Play, PlayoutStats};
-use aodns::units::{Channels, Format, SampleRate};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -215,14 +213,7 @@ pub struct World {
 
 impl World {
     pub fn new(setting: Setting, runs: Vec<Arc<Run>>, base: Instant) -> World {
-        let format = Format::new(SampleRate::HZ_16000, Channels::MONO);
-        let fallback = StreamParameters {
-            codec: CodecKind::Opus,
-            format,
-            frame_samples: Some(960),
-            ascii: AsciiKind::Base91,
-            title: String::new(),
-        };
+        let fallback = StreamParameters::default();
         let follower = Follower::new(fallback, setting.latency, setting.seed, base + setting.join);
         let cookies = (0..setting.hops.len()).map(|hop| [hop as u8; 8]).collect();
         let root = ROOT.parse().expect("a valid name");
@@ -266,7 +257,7 @@ impl World {
             order: 0,
             fetcher,
             buffer,
-            decoder: StampDecoder::new(format, 960),
+            decoder: StampDecoder::new(StreamParameters::default().format, 960),
             frame: 60 * MS,
             wake_at: None,
             pulling: false,
