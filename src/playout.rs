@@ -776,6 +776,24 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_ends_in_a_restart_is_one_gap() {
+        for told in [false, true] {
+            let mut listener = Listener::new();
+            listener.buffer.start(listener.now, 10, listener.now, true);
+            listener.insert(10);
+            listener.hear(5);
+            if told {
+                let late = Gap { sequence: 11, cause: GapCause::Late, again: false };
+                assert_eq!(listener.buffer.take_gap(), Some(late));
+            }
+            listener.buffer.start(listener.now, 70, listener.now, true);
+            let restart = Gap { sequence: 70, cause: GapCause::Restart, again: told };
+            assert_eq!(listener.buffer.take_gap(), Some(restart));
+            assert_eq!(listener.buffer.stats().gaps, 1);
+        }
+    }
+
+    #[test]
     fn losses_heard_of_too_late_do_not_keep_others_from_being_heard_of() {
         let mut listener = Listener::new();
         listener.buffer.start(listener.now, 10, listener.now, true);

@@ -279,11 +279,7 @@ impl Zone {
         let Some(above) = name.octets_above(root).filter(|&above| above > 0) else { return false };
         let wire = name.wire();
         let label = &wire[1..1 + usize::from(wire[0])];
-        1 + label.len() == above
-            && (label.eq_ignore_ascii_case(b"sequence")
-                || label.eq_ignore_ascii_case(b"config")
-                || strip_prefix_ignore_case(label, b"now_").is_some()
-                || strip_prefix_ignore_case(label, b"seq_").and_then(parse_number).is_some())
+        1 + label.len() == above && stream_node(label).is_some()
     }
 
     /// What the question's name, with `above` octets of labels above the root, stands for.
@@ -291,22 +287,9 @@ impl Zone {
         if above == 0 {
             return Node::Apex;
         }
-        let label_octets = usize::from(name[0]);
-        if 1 + label_octets == above {
-            let label = &name[1..above];
-            if label.eq_ignore_ascii_case(b"sequence") {
-                return Node::List;
-            }
-            if label.eq_ignore_ascii_case(b"config") {
-                return Node::Config;
-            }
-            if let Some(number) = strip_prefix_ignore_case(label, b"seq_").and_then(parse_number) {
-                return Node::Segment(number);
-            }
-            if let Some(nonce) = strip_prefix_ignore_case(label, b"now_") {
-                let fine = (1..=NONCE_CHARS_MAX).contains(&nonce.len())
-                    && nonce.iter().all(u8::is_ascii_alphanumeric);
-                return if fine { Node::Now } else { Node::Missing };
+        if 1 + usize::from(name[0]) == above {
+            if let Some(node) = stream_node(&name[1..above]) {
+                return node;
             }
         }
         if let Some(server) = self.name_servers.iter().find(|server| server.name.is(name)) {
@@ -322,6 +305,23 @@ impl Zone {
         };
         if self.name_servers.iter().any(leads_to) { Node::Empty } else { Node::Missing }
     }
+}
+
+/// What a label just below the root stands for, if the stream has it for itself.
+fn stream_node(label: &[u8]) -> Option<Node<'static>> {
+    if label.eq_ignore_ascii_case(b"sequence") {
+        return Some(Node::List);
+    }
+    if label.eq_ignore_ascii_case(b"config") {
+        return Some(Node::Config);
+    }
+    if let Some(number) = strip_prefix_ignore_case(label, b"seq_").and_then(parse_number) {
+        return Some(Node::Segment(number));
+    }
+    let nonce = strip_prefix_ignore_case(label, b"now_")?;
+    let fine =
+        (1..=NONCE_CHARS_MAX).contains(&nonce.len()) && nonce.iter().all(u8::is_ascii_alphanumeric);
+    Some(if fine { Node::Now } else { Node::Missing })
 }
 
 fn strip_prefix_ignore_case<'a>(label: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {

@@ -276,6 +276,18 @@ fn one_server_without_an_address_is_left_for_the_next() {
 }
 
 #[test]
+fn a_stream_that_does_not_exist_is_not_shown_as_one() {
+    let served = serve(&["-i", "demo"]);
+    let words = ["listen", "other.music.example.com", &served.address, "-o", "null"];
+    let output = run(&[&words[..], &["--duration", "3"]].concat());
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("there is no stream of this name"), "{stderr}");
+    assert!(!stderr.contains("stream opus"), "{stderr}");
+    served.stop();
+}
+
+#[test]
 fn n11_addresses_of_name_servers_are_no_reason_to_truncate() {
     let servers: Vec<_> = (1..9)
         .map(|n| format!("ns{n}.music.example.com=192.0.2.{n}"))

@@ -10,6 +10,7 @@ use aodns::audio::{MemorySink, NullSink, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
 use aodns::follow::Manner;
 use aodns::server::{Server, ServerConfig};
+use aodns::units::SampleRate;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,14 @@ fn serve(address: SocketAddr) -> Server {
     config.encoder.frame = Some(Duration::from_millis(20));
     config.encoder.bitrate = Some(64_000);
     config.segment_octets_max = 4000;
+    Server::start(config, Box::new(ToneSource::new(440))).unwrap()
+}
+
+/// A run of the server whose sound has this rate.
+fn serve_at(address: SocketAddr, hz: u32) -> Server {
+    let mut config = ServerConfig::new(ROOT.parse().unwrap(), vec![address]);
+    config.encoder.format.rate = SampleRate::new(hz).unwrap();
+    config.packets_max = 4;
     Server::start(config, Box::new(ToneSource::new(440))).unwrap()
 }
 
@@ -85,6 +94,30 @@ fn sound_that_is_written_before_it_is_due_is_not_played_yet() {
         stats.play.written >= Duration::from_secs(3)
     });
     assert!(2 * falls > looks, "less was left at {falls} of {looks} looks only");
+    client.stop().unwrap();
+    server.stop().unwrap();
+}
+
+#[test]
+fn the_time_written_goes_on_where_the_rate_changes() {
+    let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
+    let server = serve_at(address, 8000);
+    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
+    let client = Client::start(config, Box::new(NullSink::new())).unwrap();
+    let mut before = Duration::ZERO;
+    let mut written = |stats: &ClientStats| {
+        assert!(stats.play.written >= before, "{:?} after {before:?}", stats.play.written);
+        before = stats.play.written;
+        before
+    };
+    let most = Duration::from_secs(3);
+    until(&client, "3 s of sound", |stats| written(stats) >= most);
+    server.stop().unwrap();
+    let server = serve_at(address, 48_000);
+    let rate = |stats: &ClientStats| stats.play.stream.as_ref().unwrap().format.rate.hz();
+    until(&client, "sound of another rate", |stats| {
+        written(stats) >= 2 * most && rate(stats) == 48_000
+    });
     client.stop().unwrap();
     server.stop().unwrap();
 }

@@ -133,8 +133,8 @@ impl SinkKind {
         ("null", "nothing; the sound is dropped"),
         (
             "FILE",
-            "a WAV file to write, which goes on in FILE-2 where the format changes; write ./null for a file that \
-         is named like a word above",
+            "a WAV file to write; where the format changes, out.wav goes on in out-2.wav; write \
+             ./null for a file that is named like a word above",
         ),
     ];
 

@@ -107,46 +107,62 @@ impl Follower {
             Some(seen) if newest < seen => {
                 self.handle_list_back(now, oldest, newest, seen);
             }
-            Some(seen) => {
-                listing.went_back = None;
-                let since = now.saturating_duration_since(listing.news);
-                let direct = listing.direct;
-                if newest > seen {
-                    listing.news = now;
-                } else if now.saturating_duration_since(listing.news) > LIST_STALE_MAX {
-                    // Serve-stale (RFC 8767), or a server that has stopped.
-                    self.stats.stale_lists += 1;
-                    self.events.push_back(Event::Trouble(Trouble::NothingNew));
-                    return Use::Useless;
-                }
-                listing.newest = Some(newest);
-                let interrupted = std::mem::take(&mut listing.interrupted);
-                // While the probe is out there is nothing to go on from.
-                if listing.probe.is_none() {
-                    let fresh = numbers.into_iter().filter(|&number| number > seen);
-                    let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
-                    let missed = segment * fresh.clone().count() as u32;
-                    // More than is held back was published in no time: the system slept.
-                    let held = self.list_delay(segment) + LIST_INTERVAL;
-                    let leap = if direct { held } else { held.max(LIST_LEAP_MAX) };
-                    if missed > if interrupted { LIST_INTERVAL * 2 } else { since + leap } {
-                        // Whoever plays all of that is later by as much from now on.
-                        self.stats.jumps += 1;
-                        self.stats.lost += self.wants.len() as u64;
-                        self.wants.clear();
-                        self.start_list(now, newest, segment, Duration::MAX, false);
-                        return Use::Useful;
-                    }
-                    let room = WANTS_MAX.saturating_sub(self.wants.len());
-                    let fresh: Vec<_> = fresh.take(room).collect();
-                    // What there is no room for is new in the next list as well.
-                    if let Mode::List(listing) = &mut self.mode {
-                        listing.newest = Some(fresh.last().copied().unwrap_or(seen));
-                    }
-                    fresh.into_iter().for_each(|number| self.want(number, now, false));
-                }
-            }
+            Some(seen) => return self.handle_list_on(now, &numbers, newest, seen),
         }
+        Use::Useful
+    }
+
+    /// The list went on from the number seen last, or stayed there.
+    fn handle_list_on(
+        &mut self,
+        now: Instant,
+        numbers: &[Sequence],
+        newest: Sequence,
+        seen: Sequence,
+    ) -> Use {
+        let Mode::List(listing) = &mut self.mode else { return Use::Useful };
+        listing.went_back = None;
+        let since = now.saturating_duration_since(listing.news);
+        if newest > seen {
+            listing.news = now;
+        } else if since > LIST_STALE_MAX {
+            // Serve-stale (RFC 8767), or a server that has stopped.
+            self.stats.stale_lists += 1;
+            self.events.push_back(Event::Trouble(Trouble::NothingNew));
+            return Use::Useless;
+        }
+        listing.newest = Some(newest);
+        let interrupted = std::mem::take(&mut listing.interrupted);
+        if listing.probe.is_some() {
+            // While the probe is out there is nothing to go on from.
+            return Use::Useful;
+        }
+        let segment = listing.segment.unwrap_or(FRAME_DEFAULT).max(FRAME_DEFAULT);
+        let direct = listing.direct;
+        let fresh = numbers.iter().copied().filter(|&number| number > seen);
+        let missed = segment * fresh.clone().count() as u32;
+        // More than is held back was published in no time: the system slept.
+        let held = self.list_delay(segment) + LIST_INTERVAL;
+        let most = match (interrupted, direct) {
+            (true, _) => LIST_INTERVAL * 2,
+            (false, true) => since + held,
+            (false, false) => since + held.max(LIST_LEAP_MAX),
+        };
+        if missed > most {
+            // Whoever plays all of that is later by as much from now on.
+            self.stats.jumps += 1;
+            self.stats.lost += self.wants.len() as u64;
+            self.wants.clear();
+            self.start_list(now, newest, segment, Duration::MAX, false);
+            return Use::Useful;
+        }
+        let room = WANTS_MAX.saturating_sub(self.wants.len());
+        let wanted: Vec<_> = fresh.take(room).collect();
+        // What there is no room for is new in the next list as well.
+        if let Mode::List(listing) = &mut self.mode {
+            listing.newest = Some(wanted.last().copied().unwrap_or(seen));
+        }
+        wanted.into_iter().for_each(|number| self.want(number, now, false));
         Use::Useful
     }
 

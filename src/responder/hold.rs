@@ -81,8 +81,8 @@ impl Held {
     }
 }
 
-/// What tells a question from the same one asked again: source, id, name, and where it was asked. Kept apart from the
-/// questions, so that looking through all of them touches little memory.
+/// What tells a question from the same one asked again: source, id, name, and where it was asked. Kept
+/// apart from the questions, so that looking through all of them touches little memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     peer: SocketAddr,
@@ -219,6 +219,21 @@ mod tests {
         let (origin, peer) = (Origin::Tcp { slot: 0, serial: 0 }, ([127, 0, 0, 1], 1).into());
         assert!(Held::new(origin, peer, 1, now, &[0; MESSAGE_OCTETS_MAX]).is_some());
         assert!(Held::new(origin, peer, 1, now, &[0; MESSAGE_OCTETS_MAX + 1]).is_none());
+    }
+
+    #[test]
+    fn u01_a_question_asked_at_two_addresses_is_held_for_both() {
+        let now = Instant::now();
+        let holds = Holds::new(4, 4);
+        let peer = ([127, 0, 0, 1], 1).into();
+        let insert = |address: [u8; 4]| {
+            let origin = Origin::Udp { socket: 0, local: Local::V4(address.into()) };
+            let held = Held::new(origin, peer, 9, now, &[0; 40]).expect("short enough");
+            holds.insert(held, 0, false)
+        };
+        assert_eq!(insert([127, 0, 0, 1]), Insertion::Held { first: true });
+        assert_eq!(insert([127, 0, 0, 2]), Insertion::Held { first: false });
+        assert_eq!(insert([127, 0, 0, 2]), Insertion::Duplicate);
     }
 
     #[test]
