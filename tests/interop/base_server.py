@@ -19,7 +19,6 @@ import argparse
 import json
 import signal
 import sys
-import threading
 import time
 import wave
 from collections import deque
@@ -33,6 +32,7 @@ from dnslib.server import DNSHandler, DNSLogger, DNSServer
 
 import base_layer
 
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 SOA_TTL = 60  # seconds
 SOA_TIMES = (201307231, 3600, 10800, 86400, 3600)  # serial, refresh, retry, expire, minimum
 MAX_PACKETS = 1000  # a fourth digit in the index would not be in the packet size limit
@@ -144,8 +144,22 @@ def split_frames(pcm: bytes, size: int, loop: bool) -> Iterator[bytes]:
         yield frame
 
 
-def run_stream(args: argparse.Namespace, pcm: bytes, zone: Zone, stop: threading.Event) -> None:
-    """Encodes and publishes in real time until the input ends or `stop` is set."""
+def block_stop_signals() -> None:
+    """Keeps the signals that end the program waiting; threads started from now on inherit it.
+
+    A handler that sets a threading.Event hangs if it comes while its own thread, waiting for the
+    event, holds the event's lock.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def stopped_within(seconds: float) -> bool:
+    """Waits `seconds` at most; whether the program was told to end."""
+    return signal.sigtimedwait(STOP_SIGNALS, max(0.0, seconds)) is not None
+
+
+def run_stream(args: argparse.Namespace, pcm: bytes, zone: Zone) -> bool:
+    """Encodes and publishes in real time until the input ends (False) or the program is told to (True)."""
     samples = base_layer.frame_samples(args.rate)
     encoder = opuslib.Encoder(args.rate, args.channels, opuslib.APPLICATION_VOIP)
     max_packet = base_layer.max_packet_octets(args.max_data_per_feed)
@@ -155,8 +169,8 @@ def run_stream(args: argparse.Namespace, pcm: bytes, zone: Zone, stop: threading
     start = time.monotonic()
     for count, frame in enumerate(split_frames(pcm, samples * args.channels * 2, args.loop), 1):
         deadline = start + count * base_layer.FRAME_MS / 1000 / args.speed
-        if stop.wait(max(0.0, deadline - time.monotonic())):
-            return
+        if stopped_within(deadline - time.monotonic()):
+            return True
         # opuslib.Encoder.encode has no limit on the packet.
         packet = opuslib.api.encoder.encode(encoder.encoder_state, frame, samples, max_packet)
         strings = segmenter.add(packet)
@@ -171,6 +185,7 @@ def run_stream(args: argparse.Namespace, pcm: bytes, zone: Zone, stop: threading
                               "elapsed": round(time.monotonic() - start, 3)}), flush=True)
         number += 1
         first_frame += len(strings)
+    return False
 
 
 def in_range(low: int, high: int) -> Callable[[str], int]:
@@ -213,9 +228,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stop.set())
+    block_stop_signals()
     zone = Zone(args.root, args.max_sequences)
     try:
         pcm = read_wav(args.input, args.rate, args.channels)
@@ -228,8 +241,8 @@ def main() -> int:
     for server in servers:
         server.start_thread()
     print("ready", flush=True)
-    run_stream(args, pcm, zone, stop)
-    stop.wait()
+    if not run_stream(args, pcm, zone):
+        signal.sigwait(STOP_SIGNALS)
     for server in servers:
         server.stop()
         server.server.server_close()
