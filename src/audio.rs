@@ -118,14 +118,19 @@ impl AudioError {
         AudioError::Failed { what: what.into(), cause: cause.to_string() }
     }
 
-    /// An I/O operation failed; the cause in the system's words, lower case, without its number.
+    /// An I/O operation failed.
     pub(crate) fn io(what: impl Into<String>, error: &std::io::Error) -> AudioError {
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default();
-        let mut letters = text.chars();
-        let first = letters.next().map(|c| c.to_ascii_lowercase());
-        AudioError::failed(what, first.into_iter().chain(letters).collect::<String>())
+        AudioError::failed(what, system_words(error))
     }
+}
+
+/// The system's words for an error, to follow a colon: without its number, and without the capital
+/// letter in front.
+pub fn system_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.split(" (os error").next().unwrap_or_default().chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
 }
 
 impl fmt::Display for AudioError {

@@ -1,6 +1,6 @@
 //! The crate's error: what was attempted, and why it failed.
 
-use crate::audio::AudioError;
+use crate::audio::{AudioError, system_words};
 use crate::codec::CodecError;
 use std::fmt;
 use std::io;
@@ -120,11 +120,6 @@ impl std::error::Error for ResponderError {
             | ResponderError::Panicked(_) => None,
         }
     }
-}
-
-/// The system's words for an error, lower case, without its number.
-pub(crate) fn system_words(cause: &io::Error) -> String {
-    cause.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 impl std::error::Error for Error {

@@ -105,9 +105,10 @@ impl ServerConfig {
         let frame = rate.duration(frame_samples as u64);
         if self.root.wire().len() + LABEL_ROOM > wire::NAME_OCTETS_MAX {
             return settings(format!(
-                "root {} is too long: at most {} octets leave room for segment names",
+                "root {} is too long: at most {} characters leave room for segment names",
                 self.root,
-                wire::NAME_OCTETS_MAX - LABEL_ROOM
+                // In wire form there is one octet more in front, and one at the end.
+                wire::NAME_OCTETS_MAX - LABEL_ROOM - 2
             ));
         }
         if !(PREFIX_CHARS + 1..=STRING_OCTETS_MAX).contains(&self.string_octets_max) {
@@ -596,7 +597,7 @@ mod tests {
         let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(50)].join(".");
         let mut config = config();
         config.root = long.parse().unwrap();
-        cases.push((config, "too long: at most 230 octets"));
+        cases.push((config, "too long: at most 228 characters"));
         for (config, text) in cases {
             let error = config.plan().unwrap_err().to_string();
             assert!(error.contains(text), "{error:?} does not say {text:?}");

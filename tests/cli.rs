@@ -229,6 +229,11 @@ fn a_port_that_is_taken_is_named_with_a_cure() {
     let listen = ["serve", "a.example", "-i", "demo", "--listen", "127.0.0.1:0"];
     let stderr = fails(&[&listen[..], &["--metrics", &address]].concat(), 1);
     assert!(stderr.contains(&format!("cannot bind metrics tcp {address}")), "{stderr}");
+    assert!(stderr.contains("; name another with --metrics"), "{stderr}");
+    // Named twice is a matter of the command line.
+    let twice = ["--listen", "127.0.0.1", "--listen", "127.0.0.1:5053"];
+    let stderr = fails(&[&["serve", "a.example", "-i", "demo"], &twice[..]].concat(), 2);
+    assert!(stderr.contains("127.0.0.1:5053 is to be listened on twice"), "{stderr}");
     // An address of the documentation range, which no machine has (RFC 5737).
     let stderr = fails(&["serve", "a.example", "-i", "demo", "--listen", "192.0.2.1:0"], 1);
     assert!(stderr.contains("no interface of this machine has this address"), "{stderr}");
@@ -249,6 +254,9 @@ fn a_state_file_without_a_number_is_named() {
         assert!(stderr.contains(wrong), "{stderr}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), held);
     }
+    let words = [&listen[..7], &[directory.path().to_str().unwrap()]].concat();
+    let stderr = fails(&words, 1);
+    assert!(stderr.ends_with("it is a directory; name a file in it\n"), "{stderr}");
 }
 
 #[test]
@@ -315,7 +323,7 @@ fn a_file_without_secrets_for_cookies_is_named() {
         let named = stderr.contains("secrets for cookies") && stderr.contains(words[7]);
         assert!(named && stderr.contains(expected) && stderr.contains("openssl rand"), "{stderr}");
     };
-    expect("No such file");
+    expect("no such file or directory;");
     std::fs::write(&path, "# ours\nsecret").unwrap();
     expect("line 2 is not 32 hexadecimal digits");
 }
@@ -324,9 +332,13 @@ fn a_file_without_secrets_for_cookies_is_named() {
 fn a_sink_that_cannot_open_is_named_before_anything_is_asked() {
     let directory = TempDir::new("cli").unwrap();
     let inside = directory.path().join("no/such.wav");
+    let pipe = directory.path().join("pipe.wav");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     for (path, expected) in [
         (inside.as_path(), "there is no such directory; choose another --output"),
         (directory.path(), "it is a directory; choose another --output"),
+        // Opening it would wait for somebody who reads.
+        (&pipe, "it is no regular file; choose another --output"),
     ] {
         let words = ["listen", "a.example", "127.0.0.1:9", "-o", path.to_str().unwrap()];
         let stderr = fails(&words, 1);
@@ -642,6 +654,9 @@ fn counters_are_offered_to_prometheus() {
     let absolute = http(&address, "GET http://127.0.0.1/metrics HTTP/1.1\r\n\r\n");
     assert!(absolute.starts_with("HTTP/1.1 200 "), "{absolute}");
     assert!(http(&address, "\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    // With a body, that is not waited for but must not lose the answer either.
+    let body = format!("PUT / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n{}", "x".repeat(60_000));
+    assert!(http(&address, &body).starts_with("HTTP/1.1 405 "));
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     assert!(http(&address, &long).starts_with("HTTP/1.1 431 "));
     served.stop();

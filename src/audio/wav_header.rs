@@ -107,6 +107,15 @@ pub(super) enum HeaderError {
     Channels(u16),
     /// A rate outside 1 to [`SampleRate::HZ_MAX`].
     Rate(u32),
+    /// Octets of one sample of all channels that do not fit their number and width.
+    Block {
+        /// As the file has them.
+        octets: u16,
+        /// Channels.
+        channels: u16,
+        /// Bits of a sample.
+        bits: u16,
+    },
     /// A sample width that is none of the usual ones.
     Width {
         /// Bits of a sample.
@@ -131,6 +140,10 @@ impl fmt::Display for HeaderError {
             HeaderError::Rate(hz) => {
                 write!(f, "WAV file at {hz} Hz, and 1 to {} Hz can be read", SampleRate::HZ_MAX)
             }
+            HeaderError::Block { octets, channels, bits } => write!(
+                f,
+                "damaged WAV file ({channels} channels of {bits} bits in blocks of {octets} octets)"
+            ),
             HeaderError::Width { bits, float: true } => {
                 write!(f, "WAV file of {bits}-bit floats, and 32 or 64 bits can be read")
             }
@@ -236,13 +249,16 @@ fn parse_format(chunk: &[u8; 40]) -> Result<(SampleRate, usize, Encoding), Heade
     }
     let hz = u32_at(chunk, 4);
     let rate = SampleRate::new(hz).ok_or(HeaderError::Rate(hz))?;
-    // The width of what is stored; the bits may be fewer, and are then the upper ones of it.
     let block_octets = u16_at(chunk, 12);
     let bits = u16_at(chunk, 14);
-    let stored_octets = if block_octets > 0 && block_octets % channels == 0 {
-        block_octets / channels
-    } else {
-        bits.div_ceil(8)
+    let needed_octets = bits.div_ceil(8);
+    // The width of what is stored; the bits may be fewer, and are then the upper ones of it. Where
+    // the two do not fit together one of them is wrong, and the wrong one would make noise.
+    let stored_octets = match block_octets {
+        0 => needed_octets,
+        _ if block_octets == needed_octets.saturating_mul(channels) => needed_octets,
+        _ if needed_octets == 3 && block_octets == 4 * channels => 4,
+        _ => return Err(HeaderError::Block { octets: block_octets, channels, bits }),
     };
     let encoding = match (float, stored_octets) {
         (false, 1) => Encoding::U8,
@@ -372,6 +388,12 @@ mod tests {
         assert!(error(&[format_chunk(1, 1, 768_001, 16), data()]).contains("at 768001 Hz"));
         assert!(error(&[format_chunk(1, 1, 8_000, 40), data()]).contains("40-bit samples"));
         assert!(error(&[format_chunk(3, 1, 8_000, 16), data()]).contains("16-bit floats"));
+        for block in [6, 3, 8] {
+            // Stereo of 16 bits, as if of 24, cut short, and as if of 32.
+            let mut format = format_chunk(1, 2, 8_000, 16);
+            format[8 + 12] = block;
+            assert!(error(&[format, data()]).contains(&format!("blocks of {block} octets")));
+        }
         assert!(error(&[format_chunk(0x55, 1, 8_000, 16), data()]).contains("coding 0x0055"));
         assert!(error(&[data()]).contains("no format"));
         assert!(error(&[format_chunk(1, 1, 8_000, 16)]).contains("no sound"));

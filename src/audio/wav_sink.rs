@@ -3,7 +3,7 @@
 //! The lengths in the header are brought up to date once per second of sound, so that a file whose
 //! writer was killed or cut off from power still plays. Lengths have 32 bits: before a file passes
 //! 4 GiB (37 hours at 16 kHz mono), and where the stream changes its format, `name.wav` is
-//! continued in `name-2.wav`. Existing files are overwritten.
+//! continued in `name-2.wav`. The file that is named is overwritten, those after it overwrite none.
 
 use super::{AudioError, Sink};
 use crate::units::Format;
@@ -51,11 +51,12 @@ impl WavSink {
         }
         let path = self.path();
         let what = || format!("open wav file {path:?}");
-        let file = File::create(&path).map_err(|error| AudioError::io(what(), &error))?;
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        // Before it is opened: opening a pipe that nobody reads would wait for a reader.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
             let cause = "not a regular file; raw sound can go to a pipe, as with \"-\"";
             return Err(AudioError::failed(what(), cause));
         }
+        let file = File::create(&path).map_err(|error| AudioError::io(what(), &error))?;
         let spec = hound::WavSpec {
             channels: format.channels.count() as u16,
             sample_rate: format.rate.hz(),

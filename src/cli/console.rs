@@ -2,6 +2,7 @@
 //! is rewritten in place; a reader that went away is noticed, never a panic.
 
 use super::failure::Failure;
+use aodns::audio::system_words;
 use std::io::{self, IsTerminal, Write};
 
 /// Columns of a status line that is rewritten in place.
@@ -96,7 +97,9 @@ pub fn print(text: &str) -> Result<(), Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Closed),
-        Err(error) => Err(Failure::Runtime(format!("cannot write standard output: {error}"))),
+        Err(error) => {
+            Err(Failure::Runtime(format!("cannot write standard output: {}", system_words(&error))))
+        }
     }
 }
 

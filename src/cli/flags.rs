@@ -241,8 +241,9 @@ impl<A: Default> Command<A> {
             let _infallible = write!(out, "\n{title}:\n");
             for flag in *flags {
                 let short = flag.short.map_or("    ".into(), |short| format!("-{short}, "));
-                let many = if flag.many { " ..." } else { "" };
-                entry(&mut out, &format!("{short}{}{many}", flag.form()), flag.meaning);
+                let again = if flag.many { "; may be given several times" } else { "" };
+                let meaning = format!("{}{again}", flag.meaning);
+                entry(&mut out, &format!("{short}{}", flag.form()), &meaning);
             }
         }
         out.push_str("\nAbout the program:\n");
@@ -483,7 +484,14 @@ pub mod tests {
     fn help_is_in_two_columns() {
         let help = COMMAND.help();
         assert!(help.contains("\n  -l, --loud              loudly\n"), "{help}");
-        assert!(help.contains("\n      --name TEXT ...     what is called,"), "{help}");
+        assert!(help.contains("\n      --name TEXT         what is called,"), "{help}");
+        assert!(
+            help.split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains("; may be given several times"),
+            "{help}"
+        );
         check_help(&COMMAND);
     }
 }

@@ -9,7 +9,7 @@ use super::report;
 use super::signals::Signals;
 use super::sound;
 use super::values::Asked;
-use aodns::audio::SinkKind;
+use aodns::audio::{SinkKind, system_words};
 use aodns::client::{Client, ClientStats};
 use aodns::error::Error;
 use aodns::follow::{StreamParameters, Trouble};
@@ -232,7 +232,7 @@ fn host_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
 
 fn system_servers(port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let text = std::fs::read_to_string(RESOLV_CONF).map_err(|cause| {
-        let cause = cause.to_string().to_lowercase();
+        let cause = system_words(&cause);
         Failure::Runtime(format!("cannot read {RESOLV_CONF}: {cause}; name a resolver instead"))
     })?;
     let mut addresses = Vec::new();

@@ -5,11 +5,12 @@
 
 use super::failure::Failure;
 use super::report;
+use aodns::audio::system_words;
 use aodns::server::{Server, ServerStats};
 use aodns::zone::Outcome;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -43,8 +44,10 @@ impl Metrics {
             }
             Err(cause) => {
                 let cause = match cause.kind() {
-                    ErrorKind::AddrInUse => "another program has this port".into(),
-                    _ => cause.to_string().to_lowercase(),
+                    ErrorKind::AddrInUse => {
+                        "another program has this port; name another with --metrics".into()
+                    }
+                    _ => system_words(&cause),
                 };
                 Err(Failure::Runtime(format!("cannot bind metrics tcp {address}: {cause}")))
             }
@@ -97,7 +100,14 @@ impl Metrics {
             body.len()
         );
         let body = if is_head { "" } else { &body };
-        (&mut &*stream).write_all((head + body).as_bytes())
+        (&mut &*stream).write_all((head + body).as_bytes())?;
+        // Closing while something is unread, such as a body, would reset the connection, and the
+        // answer might be lost with it.
+        stream.shutdown(Shutdown::Write)?;
+        let until = Instant::now() + PAUSE;
+        let mut chunk = [0; 1024];
+        while Instant::now() < until && (&mut &*stream).read(&mut chunk)? > 0 {}
+        Ok(())
     }
 
     /// The head of a request; `None` when it is too long.

@@ -7,10 +7,13 @@ use super::json::{self, Value};
 use super::log::{Level, Throttle};
 use super::metrics::Metrics;
 use super::report;
+use super::serve_args::SERVE;
 use super::serve_job::ServeJob;
 use super::signals::Signals;
 use super::sound;
+use aodns::audio::system_words;
 use aodns::error::Error;
+use aodns::responder::ResponderError;
 use aodns::responder::limit::Limited;
 use aodns::server::{Server, ServerConfig};
 use aodns::zone::{CookieSecrets, SecretsError};
@@ -32,7 +35,11 @@ const NAMED_MAX: usize = 4;
 pub fn run(job: ServeJob) -> Result<(), Failure> {
     let json = if job.json { Json::Stdout } else { Json::Off };
     let mut console = Console::new(json, job.level < Level::Warn);
-    let failed = |error: Error| sound::source_failure(&job.source, &error);
+    let failed = |error: Error| match &error {
+        // Known only once `--dns-port` and `--listen` are put together.
+        Error::Responder(ResponderError::Overlap(_)) => SERVE.wrong(error.to_string()),
+        _ => sound::source_failure(&job.source, &error),
+    };
     let source = sound::source(&job.source, job.looping)?;
     let signals = Signals::install()?;
     let metrics = job.metrics.map(Metrics::bind).transpose()?;
@@ -74,7 +81,7 @@ fn cookie_secrets(path: &Path) -> Result<CookieSecrets, Failure> {
             "cannot take secrets for cookies from {shown}: {why}; `openssl rand -hex 16` makes one"
         ))
     };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&system_words(&error)))?;
     text.parse().map_err(|error: SecretsError| failed(&error))
 }
 

@@ -331,7 +331,7 @@ pub static SERVE: Command<ServeArgs> = Command {
                     "udp-threads",
                     "N",
                     |a, w| put(&mut a.udp_threads, number(w, 0..=256)),
-                    "threads that answer datagrams (default: one for each core)",
+                    "threads that answer datagrams; 0 is one for each core (default: 0)",
                 ),
                 Flag::value(
                     "tcp-connections",

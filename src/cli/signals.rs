@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM as a wish to stop in order, and waiting without turns in vain.
 
 use super::failure::Failure;
+use aodns::audio::system_words;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -25,8 +26,9 @@ impl Signals {
     /// # Errors
     /// When the system refuses.
     pub fn install() -> Result<Signals, Failure> {
-        let refused =
-            |cause: std::io::Error| Failure::Runtime(format!("cannot handle signals: {cause}"));
+        let refused = |cause: std::io::Error| {
+            Failure::Runtime(format!("cannot handle signals: {}", system_words(&cause)))
+        };
         let wanted = Arc::new(AtomicBool::new(false));
         let (came, tell) =
             aodns::pipeline::pipe().map_err(|error| Failure::Runtime(error.to_string()))?;

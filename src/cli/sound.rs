@@ -35,6 +35,9 @@ pub fn sink(kind: &SinkKind) -> Result<Box<dyn Sink>, Failure> {
         SinkKind::Wav(path) if path.is_dir() => {
             refuse(format!("cannot write wav file {path:?}: it is a directory"))
         }
+        SinkKind::Wav(path) if path.exists() && !path.is_file() => {
+            refuse(format!("cannot write wav file {path:?}: it is no regular file"))
+        }
         SinkKind::Wav(path) if !directory(path).is_dir() => {
             refuse(format!("cannot write wav file {path:?}: there is no such directory"))
         }

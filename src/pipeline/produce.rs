@@ -186,6 +186,12 @@ impl StateFile {
                 number
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+                return Err(Error::Settings(format!(
+                    "cannot {}: it is a directory; name a file in it",
+                    attempt()
+                )));
+            }
             Err(error) => return Err(Error::system(attempt(), error)),
         };
         Ok((StateFile { path, reserved: last.unwrap_or(0) }, last))
