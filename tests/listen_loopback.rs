@@ -6,12 +6,20 @@
 #[path = "support/process.rs"]
 mod process;
 
+use aodns::ascii;
 use aodns::audio::{MemorySink, NullSink, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
 use aodns::follow::Manner;
+use aodns::publication::Publication;
+use aodns::responder::{Responder, ResponderSettings};
+use aodns::segment::Segment;
 use aodns::server::{Server, ServerConfig};
-use aodns::units::SampleRate;
+use aodns::units::{Moment, SampleRate};
+use aodns::window::Window;
+use aodns::wire::{Name, write_txt_record};
+use aodns::zone::{NameServer, Zone};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ROOT: &str = "music.example.com";
@@ -32,6 +40,37 @@ fn serve_at(address: SocketAddr, hz: u32) -> Server {
     config.encoder.format.rate = SampleRate::new(hz).unwrap();
     config.packets_max = 4;
     Server::start(config, Box::new(ToneSource::new(440))).unwrap()
+}
+
+/// A server of ten segments, of packets that Opus cannot decode.
+fn serve_garbage(address: SocketAddr) -> Responder {
+    let root: Name = ROOT.parse().unwrap();
+    let now = Moment { instant: Instant::now(), unix_ms: 1_000_000 };
+    let mut window = Window::new(75, SampleRate::HZ_16000, Duration::from_millis(720), 7, now);
+    // Of any number of frames, of which there are none (RFC 6716 section 3.2.5).
+    let mut packet = b"000'''".to_vec();
+    ascii::base91_encode(&[0x0B, 0x00, 1, 2], &mut packet);
+    let string = |index: usize| [format!("{index:03}").as_bytes(), &packet[3..]].concat();
+    for _ in 0..10 {
+        let strings = (0..12).map(string).collect();
+        window.publish(&Segment { strings }, 12 * 960, now);
+    }
+    let mut config = Vec::new();
+    let parameters = b"v=1;id=00000001;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;\
+                       frames=12;ttl=60;window=75";
+    write_txt_record(&mut config, 60, parameters);
+    let zone = Zone {
+        name_servers: vec![NameServer { name: root.clone(), addresses: vec![address.ip()] }],
+        root,
+        id: 1,
+        config: config.into(),
+        cookies: None,
+        server_id: None,
+        version: None,
+        keepalive: Duration::from_secs(10),
+    };
+    let publication = Arc::new(Publication::new(window.snapshot()));
+    Responder::start(ResponderSettings::new(vec![address]), Arc::new(zone), publication).unwrap()
 }
 
 /// Waits until the listener does something; the limit only ends a test that has failed.
@@ -120,4 +159,17 @@ fn the_time_written_goes_on_where_the_rate_changes() {
     });
     client.stop().unwrap();
     server.stop().unwrap();
+}
+
+#[test]
+fn packets_that_cannot_be_decoded_are_no_sound() {
+    let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
+    let responder = serve_garbage(address);
+    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
+    let client = Client::start(config, Box::new(NullSink::new())).unwrap();
+    let stats = until(&client, "a segment's packets", |stats| stats.play.undecodable >= 12);
+    assert_eq!(stats.first_sound, None, "{stats:#?}");
+    assert_eq!(stats.state, State::Joining);
+    client.stop().unwrap();
+    responder.stop().unwrap();
 }

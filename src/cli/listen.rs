@@ -12,7 +12,7 @@ use super::values::Asked;
 use aodns::audio::{SinkKind, system_words};
 use aodns::client::{Client, ClientStats};
 use aodns::error::Error;
-use aodns::follow::{StreamParameters, Trouble};
+use aodns::follow::{Manner, StreamParameters, Trouble};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,10 @@ pub fn json_to(wanted: bool, sink: &SinkKind) -> Json {
 fn silence(job: &ListenJob, last: &ClientStats) -> String {
     let trouble = match last.play.trouble {
         _ if last.play.ended => "the stream has ended".into(),
+        _ if last.play.undecodable > 0 => {
+            "its packets cannot be decoded; `--codec` says what they are where the server does not"
+                .into()
+        }
         Some((trouble, _)) => report::trouble_words(trouble),
         None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence),
         None => "no sound yet".into(),
@@ -131,7 +135,7 @@ struct News {
     troubles: Throttle,
     /// Where the last gap told of began.
     gap: Option<Duration>,
-    /// Whether it was told that the latency asked for cannot be had.
+    /// Whether it was told that the latency asked for, or any, cannot be had.
     wish_told: bool,
 }
 
@@ -167,6 +171,13 @@ impl News {
                     least.as_secs_f64()
                 ));
             }
+        }
+        if job.config.latency.is_some() && stats.manner == Manner::List && !self.wish_told {
+            self.wish_told = true;
+            console.say(
+                "warning: --latency does nothing here: this server does not tell when its sound was \
+                 captured",
+            );
         }
         if job.verbose {
             self.tell_gaps(stats, console);

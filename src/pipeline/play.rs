@@ -368,7 +368,7 @@ impl Player<'_> {
         let now = Instant::now();
         if let Some(until) = self.written_until() {
             let behind = now.saturating_duration_since(until);
-            if behind > BEHIND_MAX || self.first_sound.is_none() {
+            if behind > BEHIND_MAX || self.written().is_zero() {
                 self.clock = Some((now, 0));
             }
         }
@@ -382,8 +382,8 @@ impl Player<'_> {
         let samples = (pcm.len() / chain.output().channels.count()) as u64;
         self.written_samples += samples;
         self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
-        self.first_sound = self.first_sound.or(Some(now));
         if sound {
+            self.first_sound = self.first_sound.or(Some(now));
             self.last_sound = Some(heard);
         }
         if now.saturating_duration_since(self.flushed) >= FLUSH_INTERVAL {
