@@ -872,8 +872,16 @@ impl Fetcher {
             let answered = self.soundings.leave_out();
             self.servers[server].upstream.handle_soundings(true, 0, answered);
         }
+        let upstream = &mut self.servers[server].upstream;
+        if matches!(done.ask, Ask::Segment(_)) && is_given(&outcome) {
+            upstream.handle_segment();
+        }
+        let restarts = self.follower.stats().restarts;
         if self.follower.handle_result(now, done.ask, outcome) == Use::Useless {
-            self.servers[server].upstream.handle_failure(now);
+            upstream.handle_failure(now);
+        }
+        if self.follower.stats().restarts != restarts {
+            upstream.handle_restart();
         }
     }
 
@@ -926,6 +934,10 @@ impl Server {
 }
 
 /// Whether the answer is that there is nothing.
+fn is_given(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Answered { answer, .. } if !answer.texts.is_empty())
+}
+
 fn is_denied(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Answered { answer, .. } if answer.texts.is_empty()
         && matches!(answer.rcode, Rcode::NOERROR | Rcode::NXDOMAIN))

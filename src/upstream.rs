@@ -82,9 +82,9 @@ impl Tally {
     }
 
     /// Takes back that questions were lost.
-    fn forgive(&mut self, questions: usize) {
-        self.known = (self.known - questions as f64).max(0.0);
-        self.lost = (self.lost - questions as f64).max(0.0);
+    fn forgive(&mut self, questions: f64) {
+        self.known = (self.known - questions).max(0.0);
+        self.lost = (self.lost - questions).max(0.0);
     }
 }
 
@@ -131,6 +131,8 @@ pub struct Upstream {
     responses: [Recent; 2],
     /// What became of attempts.
     attempts: Tally,
+    /// How many of them were lost when a segment came last.
+    lost_before: f64,
     /// Soundings when listening began, and later, of the way to a near server.
     first_soundings: Tally,
     soundings: Tally,
@@ -151,6 +153,7 @@ impl Upstream {
             rtt: None,
             responses: [Recent::default(), Recent::default()],
             attempts: Tally::new(LOSS_MEMORY),
+            lost_before: 0.0,
             first_soundings: Tally::new(f64::INFINITY),
             soundings: Tally::new(SOUNDING_MEMORY),
             truncated_in_row: 0,
@@ -262,9 +265,9 @@ impl Upstream {
     pub fn handle_late_sounding(&mut self, first: bool) {
         if first {
             self.handle_doubt(1);
-            self.first_soundings.forgive(1);
+            self.first_soundings.forgive(1.0);
         } else {
-            self.soundings.forgive(1);
+            self.soundings.forgive(1.0);
         }
         self.handle_soundings(first, 0, 1);
     }
@@ -337,12 +340,23 @@ impl Upstream {
 
     /// Of attempts that counted as lost, this many may yet be answered, or tell nothing.
     pub fn handle_doubt(&mut self, attempts: usize) {
-        self.attempts.forgive(attempts);
+        self.attempts.forgive(attempts as f64);
     }
 
     /// Learns the fate of attempts.
     pub fn handle_attempts(&mut self, lost: usize, answered: usize) {
         self.attempts.count(lost, answered);
+    }
+
+    /// Hears that a segment came.
+    pub fn handle_segment(&mut self) {
+        self.lost_before = self.attempts.lost;
+    }
+
+    /// Hears that the server of the stream had ended, and another run of it has begun: what was not
+    /// answered since the last segment came, the path did not lose.
+    pub fn handle_restart(&mut self) {
+        self.attempts.forgive((self.attempts.lost - self.lost_before).max(0.0));
     }
 
     /// Whether the server may be asked; one that failed is left for a while.

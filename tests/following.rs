@@ -190,6 +190,46 @@ fn who_joins_is_as_far_behind_whatever_closes_segments() {
     }
 }
 
+/// A server without any segment so far: its answers are those of a run with this number.
+fn unborn(id: u32, elapsed: Duration, ask: Ask) -> Answer {
+    let clock = 1_700_000_000_000 + elapsed.as_millis();
+    match ask {
+        Ask::Config => answer(vec![CONFIG.replace("id=00000007", &format!("id={id:08x}")).into()]),
+        Ask::Now => {
+            answer(vec![format!("v=1;id={id:08x};first={FIRST};next={FIRST};clock={clock}").into()])
+        }
+        Ask::Segment(_) | Ask::List => answer(vec![]),
+    }
+}
+
+#[test]
+fn who_comes_before_the_first_segment_is_no_further_behind() {
+    let source = Source::new(Sequence::MAX);
+    for (direct, published_ms) in (10..720).step_by(71).flat_map(|ms| [(true, ms), (false, ms)]) {
+        let published = Duration::from_millis(published_ms);
+        let mut world = World::new(MS);
+        let denied = std::cell::Cell::new(0);
+        world.run(2 * SECOND, |elapsed, ask| {
+            let mut answer = match elapsed.checked_sub(published) {
+                Some(elapsed) => source.reply(elapsed, ask),
+                None => unborn(7, elapsed, ask),
+            };
+            denied.set(denied.get() + u32::from(answer.texts.is_empty()));
+            answer.authoritative = direct;
+            answer
+        });
+        let play_at = world.told.iter().find_map(|told| match told.1 {
+            Event::Start { sequence: FIRST, play_at, .. } => Some(play_at - world.began),
+            _ => None,
+        });
+        let play_at = play_at.expect("a start with the first segment");
+        let latency = play_at + 720 * MS - published;
+        assert!(latency < 1200 * MS, "{latency:?} at {published:?}, {direct}");
+        // Direct questions are held by a server; this one has denied those that came early.
+        assert!(direct || denied.get() == 0, "{} at {published:?}", denied.get());
+    }
+}
+
 #[test]
 fn the_end_of_a_stream_is_told_to_who_follows_it() {
     let source = Source::new(110);

@@ -98,6 +98,8 @@ pub(super) struct Schedule {
     changed: bool,
     /// Times in a row that the live edge was answered with nothing.
     denials: u32,
+    /// Since when the run's first segment is waited for, as nothing tells when that will be there.
+    unborn: Option<Instant>,
     /// While it is not decided yet where to begin.
     start: Option<Start>,
 }
@@ -306,6 +308,7 @@ impl Follower {
             looked: made,
             changed: false,
             denials: 0,
+            unborn: None,
             start: None,
         });
         if config.id != edge.id {
@@ -368,7 +371,14 @@ impl Follower {
         schedule.changed = false;
         schedule.guard = GUARD;
         schedule.published.clear();
-        if edge.next > 0 {
+        let unborn = there == 0 && edge.age.is_none() && !edge.ended;
+        schedule.unborn = unborn.then(|| schedule.unborn.unwrap_or(made));
+        if let Some(since) = schedule.unborn {
+            // What is asked for now would be denied, or come at a time that says nothing of when it
+            // was published: the edge will tell, soon after.
+            let wait = made.saturating_duration_since(since) / 2;
+            self.polls[NOW].plan(now + wait.max(longest / 4).min(MISS_WAIT[1]));
+        } else if edge.next > 0 {
             schedule.published.insert(edge.next - 1, (published, false));
         }
         // A start that did not come about is made up for by this one.
@@ -392,7 +402,9 @@ impl Follower {
 
     /// Decides where to begin, once the newest segments have shown how the path is.
     fn start_if_ready(&mut self, now: Instant) {
-        let Mode::Schedule(Schedule { start: Some(start), .. }) = &self.mode else { return };
+        let Mode::Schedule(Schedule { start: Some(start), unborn: None, .. }) = &self.mode else {
+            return;
+        };
         let fetching = self.wants.range(..start.next).next().is_some();
         if (fetching || self.path.is_unsure) && now < self.start_until(start) {
             return;
@@ -538,7 +550,7 @@ impl Follower {
             self.jump(now, edge, made, true);
             return;
         }
-        if schedule.changed {
+        if schedule.changed || schedule.unborn.is_some() {
             self.jump(now, edge, made, true);
             return;
         }
@@ -608,7 +620,8 @@ impl Follower {
             }
             let Mode::Schedule(schedule) = &mut self.mode else { return };
             let full = self.wants.len() >= WANTS_MAX;
-            if schedule.ended || full || pauses || schedule.ask_at(round_trip, random) > now {
+            let idle = schedule.ended || schedule.unborn.is_some();
+            if idle || full || pauses || schedule.ask_at(round_trip, random) > now {
                 return;
             }
             let sequence = schedule.upcoming;
@@ -632,6 +645,9 @@ impl Follower {
     /// When [`Follower::want_upcoming`] has something to do.
     pub(super) fn schedule_timeout(&self) -> Option<Instant> {
         let Mode::Schedule(schedule) = &self.mode else { return None };
+        if schedule.unborn.is_some() {
+            return None;
+        }
         let until = schedule.start.as_ref().map(|start| self.start_until(start));
         let waiting =
             !schedule.ended && self.wants.len() < WANTS_MAX && !self.is_out() && !self.pauses();
