@@ -398,6 +398,11 @@ impl Fetcher {
         self.follower.handle_path(self.path(self.current));
     }
 
+    /// Hears that the listener stood still until now; see [`Follower::handle_sleep`].
+    pub fn handle_sleep(&mut self, now: Instant) {
+        self.follower.handle_sleep(now);
+    }
+
     /// Ends the lookups whose every attempt went unanswered; whether there were any.
     fn end_failed(&mut self, now: Instant) -> bool {
         let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);

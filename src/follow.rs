@@ -444,6 +444,12 @@ impl Follower {
         polls.chain(wants).chain(self.schedule_timeout()).min()
     }
 
+    /// Hears that the listener stood still until now: its process was stopped, or its machine slept,
+    /// whether the clock went on or not. What was published meanwhile is unknown.
+    pub fn handle_sleep(&mut self, now: Instant) {
+        self.handle_sleep_schedule(now);
+    }
+
     /// Takes the result of the question `ask`, and tells what it was worth.
     pub fn handle_result(&mut self, now: Instant, ask: Ask, outcome: Outcome) -> Use {
         let index = match ask {

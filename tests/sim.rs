@@ -712,6 +712,35 @@ fn after_an_hour_of_sleep_sound_is_back_within_5_s() {
 }
 
 #[test]
+fn after_a_short_sleep_the_listener_is_as_close_behind_as_before() {
+    for (seconds, (name, hop)) in
+        [3, 6, 10, 14, 30].into_iter().flat_map(|s| paths().map(|p| (s, p)))
+    {
+        for clock_stops in [true, false] {
+            let (from, to) = (100 * SECOND, Duration::from_secs(100 + seconds));
+            let mut setting = Setting::new(vec![hop], 200 * SECOND, 6);
+            setting.sleep = (from, to);
+            setting.clock_stops = clock_stops;
+            let outcome = listen(setting, &[hour()]);
+            let most_behind = |from: Duration, to: Duration| {
+                let some = outcome.latencies.iter().filter(|(at, _)| (from..to).contains(at));
+                some.map(|(_, latency)| *latency).fold(0.0, f32::max)
+            };
+            let before = most_behind(50 * SECOND, from);
+            let after = most_behind(to + 5 * SECOND, to + 60 * SECOND);
+            println!(
+                "{name}, {seconds} s, clock stops {clock_stops}: {before:.0} ms behind before, \
+                 {after:.0} ms then"
+            );
+            // A start allows for more than it takes once the path is known.
+            assert!(after < before + 400.0, "{name}, {seconds} s, {clock_stops}: {after} ms");
+            let (more, _) = silence_after(&outcome, to + 5 * SECOND);
+            assert_eq!(more, Duration::ZERO, "{name} {:?} {:?}", outcome.silences, outcome.causes);
+        }
+    }
+}
+
+#[test]
 fn a_restarted_resolver_is_not_heard() {
     let hop = HopKind::resolver(Path::new(20, 1), Habits::PLAIN);
     let mut setting = Setting::new(vec![hop], 600 * SECOND, 8);

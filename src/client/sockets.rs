@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A datagram socket and the lookup that it belongs to.
 struct Datagrams {
@@ -40,6 +40,9 @@ const TURN_MESSAGES_MAX: usize = 256;
 
 /// What the playing stage had no room for is offered again after this time.
 const UNTOLD_WAIT: Duration = Duration::from_millis(250);
+
+/// Who wakes up later than this after it was to be woken stood still.
+const ASLEEP: Duration = Duration::from_secs(2);
 
 /// The fetcher with its sockets.
 pub struct Sockets {
@@ -241,6 +244,7 @@ impl Sockets {
                 polled.push(index);
             }
         }
+        let clock = SystemTime::now();
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(Error::system("wait for answers", errno.into())),
@@ -249,6 +253,15 @@ impl Sockets {
         drop(fds);
         if supervision.is_stopping() {
             return Ok(true);
+        }
+        let (awoke, clock_awoke) = (Instant::now(), SystemTime::now());
+        let passed = awoke.saturating_duration_since(now);
+        let planned = timeout.as_millis().map_or(passed, |wait| Duration::from_millis(wait.into()));
+        // By the one clock the process was stopped; the other one goes on while the machine sleeps.
+        let stopped = passed.saturating_sub(planned);
+        let stood = clock_awoke.duration_since(clock).unwrap_or_default().saturating_sub(passed);
+        if stopped.max(stood) > ASLEEP {
+            self.fetcher.handle_sleep(awoke);
         }
         self.receive_datagrams(&ready[1..links_at]);
         for (index, _) in polled.into_iter().zip(&ready[links_at..]).filter(|(_, ready)| **ready) {

@@ -75,7 +75,14 @@ pub fn fuzz_follower(operations: &[u8]) {
                 }
             }
             4 => listener.now += Duration::from_millis(u64::from(input.next()) * 4),
-            5 => listener.now += Duration::from_secs(u64::from(input.next())),
+            5 => {
+                let seconds = u64::from(input.next());
+                listener.now += Duration::from_secs(seconds);
+                // Nothing happened for a while, or the listener slept.
+                if seconds % 2 == 1 {
+                    listener.follower.handle_sleep(listener.now);
+                }
+            }
             6 => listener.answer(&mut input, |_, _| None),
             7 => listener.answer(&mut input, |input, _| {
                 Some(Answer { rcode: input.pick(&[Rcode::SERVFAIL, Rcode::REFUSED]), ..nothing() })

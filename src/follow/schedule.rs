@@ -69,6 +69,8 @@ const BEHIND_MAX: Duration = Duration::from_secs(15);
 const BEHIND_SEGMENTS_MAX: u64 = 128;
 /// Faster or slower than the listener's clock the server's is not, in parts of one.
 const RATE_MAX: f64 = 1e-3;
+/// Who awoke asks for nothing else until the edge was looked at, but for no longer than this.
+const AWAKE: Duration = Duration::from_secs(2);
 /// Two looks at the edge closer together than this say nothing about the clocks.
 const RATE_SPAN: Duration = Duration::from_secs(100);
 
@@ -98,6 +100,8 @@ pub(super) struct Schedule {
     changed: bool,
     /// Times in a row that the live edge was answered with nothing.
     denials: u32,
+    /// When the listener awoke, until it is known what was published meanwhile.
+    slept: Option<Instant>,
     /// Since when the run's first segment is waited for, as nothing tells when that will be there.
     unborn: Option<Instant>,
     /// While it is not decided yet where to begin.
@@ -282,6 +286,11 @@ impl Follower {
         self.edge = Some((record, made));
         self.direct = answer.authoritative;
         if let Mode::Schedule(schedule) = &mut self.mode {
+            if schedule.slept.is_some_and(|awoke| sent < awoke) {
+                // From before the sleep, as the edge was then.
+                self.polls[NOW].plan(now);
+                return Use::Useful;
+            }
             schedule.direct = answer.authoritative;
             schedule.denials = 0;
             self.sync(now, record, made);
@@ -308,6 +317,7 @@ impl Follower {
             looked: made,
             changed: false,
             denials: 0,
+            slept: None,
             unborn: None,
             start: None,
         });
@@ -539,6 +549,7 @@ impl Follower {
     fn sync(&mut self, now: Instant, edge: NowRecord, made: Instant) {
         let Mode::Schedule(schedule) = &mut self.mode else { return };
         let longest = schedule.segment_duration_max();
+        let slept = schedule.slept.take().is_some();
         if edge.id != schedule.id {
             schedule.id = edge.id;
             schedule.rate = 0.0;
@@ -558,7 +569,9 @@ impl Follower {
         if edge.next > 0 && edge.age.is_some() {
             let known = schedule.published.get(&(edge.next - 1)).copied();
             let span = made.saturating_duration_since(schedule.looked);
-            if let (Some((reckoned, _)), false) = (known, schedule.direct || span < RATE_SPAN) {
+            if let (Some((reckoned, _)), false) =
+                (known, schedule.direct || slept || span < RATE_SPAN)
+            {
                 let late = published.saturating_duration_since(reckoned).as_secs_f64();
                 let early = reckoned.saturating_duration_since(published).as_secs_f64();
                 let rate = schedule.rate + (late - early) / span.as_secs_f64();
@@ -571,8 +584,10 @@ impl Follower {
         }
         let behind = edge.next.saturating_sub(self.cursor);
         let latency = self.latency.unwrap_or(longest + self.path.allowance);
-        if behind > BEHIND_SEGMENTS_MAX || lasting(longest, behind) > latency + BEHIND_MAX + longest
-        {
+        let most = latency + BEHIND_MAX + longest;
+        // Who slept was not heard meanwhile, and has nothing to go on from.
+        let missed = slept && behind >= 2;
+        if missed || behind > BEHIND_SEGMENTS_MAX || lasting(longest, behind) > most {
             self.stats.jumps += 1;
             self.stats.lost += self.wants.len() as u64;
             self.jump(now, edge, made, false);
@@ -609,6 +624,15 @@ impl Follower {
         self.end_if_over();
     }
 
+    /// See [`Follower::handle_sleep`].
+    pub(super) fn handle_sleep_schedule(&mut self, now: Instant) {
+        let Mode::Schedule(schedule) = &mut self.mode else { return };
+        schedule.slept = Some(now);
+        self.polls[NOW].plan(now);
+        // When these come says nothing of the path.
+        self.wants.values_mut().for_each(|want| want.timely = false);
+    }
+
     /// Wants the segments whose time has come.
     pub(super) fn want_upcoming(&mut self, now: Instant) {
         self.start_if_ready(now);
@@ -620,7 +644,8 @@ impl Follower {
             }
             let Mode::Schedule(schedule) = &mut self.mode else { return };
             let full = self.wants.len() >= WANTS_MAX;
-            let idle = schedule.ended || schedule.unborn.is_some();
+            let awoke = schedule.slept.is_some_and(|awoke| now < awoke + AWAKE);
+            let idle = schedule.ended || schedule.unborn.is_some() || awoke;
             if idle || full || pauses || schedule.ask_at(round_trip, random) > now {
                 return;
             }
@@ -651,7 +676,11 @@ impl Follower {
         let until = schedule.start.as_ref().map(|start| self.start_until(start));
         let waiting =
             !schedule.ended && self.wants.len() < WANTS_MAX && !self.is_out() && !self.pauses();
-        let ask = waiting.then(|| schedule.ask_at(self.path.round_trip, self.random));
+        let awake = schedule.slept.map(|awoke| awoke + AWAKE);
+        let ask = waiting.then(|| {
+            let at = schedule.ask_at(self.path.round_trip, self.random);
+            awake.map_or(at, |awake| at.max(awake))
+        });
         until.into_iter().chain(ask).min()
     }
 

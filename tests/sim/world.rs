@@ -205,6 +205,8 @@ pub struct World {
     decoder: StampDecoder,
     frame: Duration,
     wake_at: Option<Duration>,
+    /// Whether it slept through what was to wake it.
+    slept: bool,
     pulling: bool,
     last_frame: Option<(usize, u64)>,
     silent_since: Option<Duration>,
@@ -260,6 +262,7 @@ impl World {
             decoder: StampDecoder::new(StreamParameters::default().format, 960),
             frame: 60 * MS,
             wake_at: None,
+            slept: false,
             pulling: false,
             last_frame: None,
             silent_since: None,
@@ -330,11 +333,16 @@ impl World {
         let asleep = self.within(self.setting.sleep);
         match happening {
             Happening::Wake if asleep => {
+                self.slept = true;
                 self.at(self.setting.sleep.1, Happening::Wake);
             }
             Happening::Pull if asleep => self.at(self.setting.sleep.1, Happening::Pull),
             Happening::Return(..) if asleep => {}
             Happening::Wake => {
+                if std::mem::take(&mut self.slept) {
+                    let now = self.instant();
+                    self.fetcher.handle_sleep(now);
+                }
                 if self.wake_at.is_none_or(|at| at <= self.now) {
                     self.wake_at = None;
                 }
