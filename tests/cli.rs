@@ -347,6 +347,19 @@ fn a_sink_that_cannot_open_is_named_before_anything_is_asked() {
 }
 
 #[test]
+fn questions_that_cannot_be_sent_are_named_as_such() {
+    let mut command = Command::new("sh");
+    // Twelve descriptors are enough to begin with, and none is left for a question.
+    let limit = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n 12; exec \"$0\" \"$@\"";
+    command.args(["-c", limit, env!("CARGO_BIN_EXE_aodns")]);
+    command.args(["listen", "a.example", "127.0.0.1:9", "-o", "null", "--duration", "2"]);
+    let output = command.output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("questions could not be sent; is there a network,"), "{stderr}");
+}
+
+#[test]
 fn without_a_sound_device_the_cure_is_named() {
     // Nothing is found without a home and a configuration; a machine with sound passes as well.
     if aodns::audio::default_output_works() {

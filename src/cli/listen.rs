@@ -68,6 +68,10 @@ fn silence(job: &ListenJob, last: &ClientStats) -> String {
             "its packets cannot be decoded; `--codec` says what they are where the server does not"
                 .into()
         }
+        _ if last.fetch.socket_errors > 0 && last.fetch.octets_in == 0 => {
+            "questions could not be sent; is there a network, and are there descriptors left?"
+                .into()
+        }
         Some((trouble, _)) => report::trouble_words(trouble),
         None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence),
         None => "no sound yet".into(),
