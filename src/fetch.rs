@@ -591,9 +591,9 @@ impl Fetcher {
         if self.servers[self.current].upstream.is_up(now) {
             return;
         }
-        if let Some(better) = self.other_server(now, &[self.current]) {
-            self.switch(better);
-        }
+        // When all have failed, whichever is back first is found by asking them in turn.
+        let next = (self.current + 1) % self.servers.len();
+        self.switch(self.other_server(now, &[self.current]).unwrap_or(next));
     }
 
     fn switch(&mut self, server: usize) {
@@ -682,7 +682,7 @@ impl Fetcher {
         if asked.lookup.tried() > 1 {
             self.stats.retries += 1;
             let late = asked.lookup.overdue(now).max(asked.unsure);
-            server.upstream.handle_attempts(late - asked.unsure, 0);
+            server.upstream.handle_attempts(now, late - asked.unsure, 0);
             asked.unsure = late;
             // What is late need not be lost: whether other datagrams are shows which it is.
             let near = index == self.current && server.upstream.is_near();
@@ -728,26 +728,45 @@ impl Fetcher {
                 }
                 // Only those before the one that was answered are lost for certain.
                 let server = this.server;
+                if server == self.current && upstream.rtt().is_none() {
+                    self.soundings.handle_first_answer(sent);
+                }
                 let upstream = &mut self.servers[server].upstream;
                 for other in self.tasks[task].asked.iter_mut().filter(|a| a.server == server) {
                     let lost = other.lookup.overtaken(sent);
-                    upstream.handle_attempts(lost.saturating_sub(other.unsure), 0);
+                    upstream.handle_attempts(now, lost.saturating_sub(other.unsure), 0);
                     upstream.handle_doubt(other.unsure.saturating_sub(lost));
                     other.unsure = lost;
                 }
-                self.servers[server].upstream.handle_attempts(0, 1);
+                if self.servers[server].upstream.handle_attempts(now, 0, 1) {
+                    self.excuse(now, server);
+                }
                 self.handle_answer(now, task, asked, answer, sent, via);
             }
             Progress::Truncated => {
                 self.stats.truncated += 1;
                 this.unsure = 0;
-                upstream.handle_attempts(0, 1);
+                let server = this.server;
+                let over = upstream.handle_attempts(now, 0, 1);
                 if segment {
                     upstream.handle_truncation(true);
+                }
+                if over {
+                    self.excuse(now, server);
                 }
             }
             Progress::Ignored(error) => self.count_ignored(error),
             Progress::Pending | Progress::Failed => {}
+        }
+    }
+
+    /// A server answers again: what was asked before went to nobody, whatever comes of it.
+    fn excuse(&mut self, now: Instant, server: usize) {
+        self.follower.handle_interruption();
+        let asked = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
+        for asked in asked.filter(|asked| asked.server == server) {
+            asked.lookup.excuse(now);
+            asked.unsure = 0;
         }
     }
 
@@ -875,7 +894,7 @@ impl Fetcher {
         // The way to a near server loses nothing but what a crowd of listeners makes it lose.
         if self.servers[server].upstream.is_near() {
             let answered = self.soundings.leave_out();
-            self.servers[server].upstream.handle_soundings(true, 0, answered);
+            self.servers[server].upstream.handle_soundings(now, true, 0, answered);
         }
         let upstream = &mut self.servers[server].upstream;
         if matches!(done.ask, Ask::Segment(_)) && is_given(&outcome) {
@@ -887,6 +906,9 @@ impl Fetcher {
         }
         if self.follower.stats().restarts != restarts {
             upstream.handle_restart();
+            // What the old run would have answered the new one may not.
+            self.excuse(now, server);
+            self.tasks.retain(|task| !matches!(task.ask, Ask::Segment(_)));
         }
     }
 
@@ -1070,10 +1092,10 @@ mod tests {
         assert_eq!(kept_open(&mut fetcher, now), 0);
         let upstream = &mut fetcher.servers[0].upstream;
         upstream.handle_truncation(true);
-        upstream.handle_attempts(20, 80);
+        upstream.handle_attempts(now, 20, 80);
         assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM_USUAL);
         now += LINK_FRESH;
-        fetcher.servers[0].upstream.handle_attempts(120, 30);
+        fetcher.servers[0].upstream.handle_attempts(now, 120, 30);
         assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
         // One that is closed while nothing is asked on it says nothing, nor does one after a while.
         let asked = Waiting { lookup: 7, id: 1, sent: now };
@@ -1114,7 +1136,7 @@ mod tests {
             let upstream = &mut fetcher.servers[0].upstream;
             upstream.handle_round_trip(5 * MS);
             (0..3).for_each(|_| upstream.handle_truncation(true));
-            upstream.handle_attempts(0, fetcher.soundings.leave_out());
+            upstream.handle_attempts(now, 0, fetcher.soundings.leave_out());
             fetcher.begin(now, Ask::Segment(7), 1);
             let sent = datagrams(&mut fetcher, now, now + 300 * MS);
             let config = |(_, message): &&(u64, Vec<u8>)| message[13..].starts_with(b"config");

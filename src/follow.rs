@@ -450,6 +450,12 @@ impl Follower {
         self.handle_sleep_schedule(now);
     }
 
+    /// Hears that nothing at all was answered for a while: how long what was asked for meanwhile takes
+    /// does not tell how long the next segments will.
+    pub fn handle_interruption(&mut self) {
+        self.wants.values_mut().for_each(|want| want.timely = false);
+    }
+
     /// Takes the result of the question `ask`, and tells what it was worth.
     pub fn handle_result(&mut self, now: Instant, ask: Ask, outcome: Outcome) -> Use {
         let index = match ask {
@@ -465,6 +471,14 @@ impl Follower {
             Outcome::Answered { answer, sent }
                 if matches!(answer.rcode, Rcode::NOERROR | Rcode::NXDOMAIN) =>
             {
+                if self.is_out() && !self.path.is_clogged {
+                    // Nothing was heard for so long that there is nothing to go on from.
+                    self.handle_sleep(sent);
+                    if ask == Ask::Now {
+                        // This is the look at the edge.
+                        self.polls[NOW] = Poll::default();
+                    }
+                }
                 self.failures = 0;
                 (answer, sent)
             }
@@ -508,6 +522,11 @@ impl Follower {
             Ask::Now => self.polls[NOW].plan(now + wait.min(MISS_WAIT[0])),
             Ask::List => self.polls[LIST].plan(now + wait),
             Ask::Segment(sequence) => {
+                // Unless much is lost always, this was an interruption.
+                let usual = self.path.is_clogged;
+                if let Some(want) = self.wants.get_mut(&sequence) {
+                    want.timely &= usual;
+                }
                 self.try_again(sequence, now + wait, cause);
                 if matches!(self.mode, Mode::Schedule(_)) {
                     self.polls[NOW].plan(now);

@@ -102,6 +102,8 @@ pub struct Lookup {
     end: Instant,
     /// Whether a lost connection was made up for already.
     reconnected: bool,
+    /// See [`Lookup::excuse`].
+    excused_until: Option<Instant>,
 }
 
 impl Lookup {
@@ -124,6 +126,7 @@ impl Lookup {
             next: Some(now),
             end: now,
             reconnected: false,
+            excused_until: None,
         }
     }
 
@@ -166,7 +169,7 @@ impl Lookup {
     /// was answered, those before it were lost, or are slower by more than their distance.
     pub fn overtaken(&self, sent: Instant) -> usize {
         let before = |attempt: &&Attempt| attempt.sent < sent && attempt.via == self.transport;
-        self.attempts.iter().filter(before).count()
+        self.attempts.iter().filter(before).filter(|attempt| self.counts(attempt)).count()
     }
 
     /// Attempts over the transport in use that should have been answered by now: that began as long
@@ -176,7 +179,16 @@ impl Lookup {
         let usual = if self.transport == Transport::Udp { self.udp.first } else { self.tcp.first };
         let late =
             |attempt: &&Attempt| attempt.sent + usual <= now && attempt.via == self.transport;
-        self.attempts.iter().filter(late).count()
+        self.attempts.iter().filter(late).filter(|attempt| self.counts(attempt)).count()
+    }
+
+    /// Attempts before `until` went to nobody, and count neither as overtaken nor as overdue.
+    pub fn excuse(&mut self, until: Instant) {
+        self.excused_until = Some(until);
+    }
+
+    fn counts(&self, attempt: &Attempt) -> bool {
+        self.excused_until.is_none_or(|until| attempt.sent >= until)
     }
 
     /// If an attempt starts now, appends its message to `out`, under the message id `id`.

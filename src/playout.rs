@@ -34,6 +34,8 @@ const PATIENCE_FIXED: Duration = Duration::from_millis(500);
 /// Who goes on after a wait for what never came waits until it is as far behind as the path asks for, if
 /// that takes no longer than this: nearer, the next late segment would be another interruption.
 const HOLD_BACK: Duration = Duration::from_secs(2);
+/// The first few segments after an interruption tell how far behind it left the listener.
+const RETURNED: usize = 4;
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
 const PRIMING_PACKETS: usize = 2;
 
@@ -189,6 +191,8 @@ pub struct JitterBuffer {
     /// From capture to play.
     latency: Option<Duration>,
     fixed: bool,
+    /// Segments to go until the return from an interruption is over.
+    returned: usize,
     /// Whether nothing comes behind what is here.
     ended: bool,
     steering: Steering,
@@ -214,6 +218,7 @@ impl JitterBuffer {
             silent_for: usize::MAX / 2,
             latency: None,
             fixed: false,
+            returned: 0,
             ended: false,
             steering: Steering::new(None),
             gap: None,
@@ -421,7 +426,6 @@ impl JitterBuffer {
                 }
                 State::Stalled { sequence, since } => {
                     let here = self.buffered.contains_key(&sequence);
-
                     let patience = if self.fixed { PATIENCE_FIXED } else { PATIENCE };
                     let overdue = now.saturating_duration_since(since) >= patience
                         && self
@@ -430,10 +434,14 @@ impl JitterBuffer {
                             .is_some_and(|(_, next)| !self.is_held_back(now, next));
                     if here || overdue {
                         self.steering.handle_jump(now);
+                        self.returned = RETURNED;
                         // Its time was spent waiting: go on with what comes next.
                         let first = self.buffered.keys().next().copied();
                         let next = if here { sequence } else { first.unwrap_or(sequence + 1) };
-                        self.state = State::Playing { sequence: next, index: 0 };
+                        self.state = match self.returns(now, next, since) {
+                            Some((at, skip)) => State::Waiting { sequence: next, at, skip },
+                            None => State::Playing { sequence: next, index: 0 },
+                        };
                         continue;
                     }
                     if self.lost.remove(&sequence).is_some() {
@@ -458,6 +466,24 @@ impl JitterBuffer {
                 }
             }
         }
+    }
+
+    /// When and how far from its beginning the segment is to be heard that was waited for, if it is here
+    /// and not to be heard at once: too old, as something else than the path held it up, or, where the
+    /// latency is fixed, too early.
+    fn returns(
+        &self,
+        now: Instant,
+        sequence: Sequence,
+        since: Instant,
+    ) -> Option<(Instant, Duration)> {
+        let captured = self.buffered.get(&sequence)?.captured?;
+        let latency = now.saturating_duration_since(captured);
+        if let (true, Some(target)) = (self.fixed, self.steering.target()) {
+            return (latency < target).then(|| (captured + target, Duration::ZERO));
+        }
+        let silent = now.saturating_duration_since(since) >= CONCEAL;
+        self.steering.excess_at_return(latency).filter(|_| silent).map(|excess| (now, excess))
     }
 
     /// Whether a segment comes so early that the next ones may be late.
@@ -535,7 +561,12 @@ impl JitterBuffer {
         if index == 0 {
             let segment_latency = segment.captured.map(|at| now.saturating_duration_since(at));
             self.latency = segment_latency;
-            let excess = segment_latency.and_then(|latency| self.steering.excess(latency));
+            let excess = segment_latency.and_then(|latency| match self.returned {
+                // When it was captured may be known better than it was.
+                1.. => self.steering.excess_at_return(latency),
+                0 => self.steering.excess(latency),
+            });
+            self.returned = self.returned.saturating_sub(1);
             if excess.is_some_and(|excess| self.skip(now, sequence, excess)) {
                 return None;
             }
@@ -906,6 +937,59 @@ mod tests {
             let silent = heard.find('c').expect("it is played") as u64 * 60;
             assert!(silent.abs_diff(held) < 60, "{latency}: {heard}");
         }
+    }
+
+    /// A listener with a target of 1 s who has played segment 10 and waits for the next, and whose path
+    /// allows for this much.
+    fn interrupted(allowance: Duration) -> Listener {
+        let ms = Duration::from_millis;
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.buffer.insert(10, packets(10), Some(listener.now - ms(900)));
+        listener.hear(3);
+        let need = ms(980) - allowance.min(ms(500));
+        (0..9).for_each(|_| listener.buffer.handle_need(listener.now, need, allowance));
+        assert_eq!(listener.hear(20).replace('_', ""), "~~");
+        listener
+    }
+
+    #[test]
+    fn what_is_too_old_after_an_interruption_is_left_out() {
+        let ms = Duration::from_millis;
+        let mut listener = interrupted(ms(500));
+        // Four segments of 180 ms each, the first of them 500 ms too old.
+        for sequence in 11..15 {
+            let age = ms(1500 - 180 * (sequence - 11));
+            listener.buffer.insert(sequence, packets(sequence), Some(listener.now - age));
+        }
+        // Eight packets of 60 ms are left out.
+        assert_eq!(listener.hear(2), "(d0)(d1)d2e0");
+        let latency = listener.buffer.latency().expect("known");
+        assert!(latency.abs_diff(ms(1000)) <= FRAME, "{latency:?}");
+        assert_eq!(listener.buffer.stats().gaps, 1);
+    }
+
+    #[test]
+    fn on_a_path_that_loses_much_it_is_played() {
+        let ms = Duration::from_millis;
+        let mut listener = interrupted(ms(2000));
+        listener.buffer.insert(11, packets(11), Some(listener.now - ms(4000)));
+        assert_eq!(listener.hear(3), "b0b1b2");
+    }
+
+    #[test]
+    fn a_fixed_latency_is_kept_over_an_interruption() {
+        let ms = Duration::from_millis;
+        let mut listener = Listener::new();
+        listener.buffer.fix_latency(ms(2000));
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.buffer.insert(10, packets(10), Some(listener.now - ms(2000)));
+        assert_eq!(listener.hear(10), "a0a1a2~~_____");
+        // Captured after a pause.
+        listener.buffer.insert(11, packets(11), Some(listener.now - ms(1200)));
+        let heard = listener.hear(20);
+        assert_eq!(heard.find('b').map(|at| at * 60), Some(840), "{heard}");
+        assert_eq!(listener.buffer.stats().gaps, 2, "the other one is that after the last");
     }
 
     #[test]

@@ -45,6 +45,8 @@ const MAYBE_PROOF: f64 = 12.0;
 /// Doubt in that: half the standard deviation of how many of so many soundings are lost is this times
 /// the square root of their number.
 const CLOGGED_DOUBT: f64 = 0.25;
+/// Nothing answered for this long is an interruption.
+const OUTAGE: Duration = Duration::from_secs(1);
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
@@ -133,6 +135,8 @@ pub struct Upstream {
     attempts: Tally,
     /// How many of them were lost when a segment came last.
     lost_before: f64,
+    /// While nothing is answered: since when, and how many were lost before.
+    unanswered: Option<(Instant, f64)>,
     /// Soundings when listening began, and later, of the way to a near server.
     first_soundings: Tally,
     soundings: Tally,
@@ -154,6 +158,7 @@ impl Upstream {
             responses: [Recent::default(), Recent::default()],
             attempts: Tally::new(LOSS_MEMORY),
             lost_before: 0.0,
+            unanswered: None,
             first_soundings: Tally::new(f64::INFINITY),
             soundings: Tally::new(SOUNDING_MEMORY),
             truncated_in_row: 0,
@@ -252,9 +257,9 @@ impl Upstream {
 
     /// Learns the fate of questions that were asked only to learn it: when listening began, where
     /// they tell as much as any others, or later.
-    pub fn handle_soundings(&mut self, first: bool, lost: usize, answered: usize) {
+    pub fn handle_soundings(&mut self, now: Instant, first: bool, lost: usize, answered: usize) {
         if first {
-            self.handle_attempts(lost, answered);
+            self.handle_attempts(now, lost, answered);
             self.first_soundings.count(lost, answered);
         } else {
             self.soundings.count(lost, answered);
@@ -262,14 +267,14 @@ impl Upstream {
     }
 
     /// One of those that counted as lost is answered after all.
-    pub fn handle_late_sounding(&mut self, first: bool) {
+    pub fn handle_late_sounding(&mut self, now: Instant, first: bool) {
         if first {
             self.handle_doubt(1);
             self.first_soundings.forgive(1.0);
         } else {
             self.soundings.forgive(1.0);
         }
-        self.handle_soundings(first, 0, 1);
+        self.handle_soundings(now, first, 0, 1);
     }
 
     /// Hears that nothing at all is answered: what was sounded meanwhile tells nothing.
@@ -336,6 +341,8 @@ impl Upstream {
     /// Learns how long a segment took, from the attempt that was answered.
     pub fn handle_response(&mut self, via: Transport, time: Duration) {
         self.responses[via as usize].push(time);
+        // It took a round trip at least, so one that is far longer was an exception.
+        self.rtt = self.rtt.map(|rtt| rtt.min(time * 2));
     }
 
     /// Of attempts that counted as lost, this many may yet be answered, or tell nothing.
@@ -343,9 +350,25 @@ impl Upstream {
         self.attempts.forgive(attempts as f64);
     }
 
-    /// Learns the fate of attempts.
-    pub fn handle_attempts(&mut self, lost: usize, answered: usize) {
+    /// Learns the fate of attempts. Those of a time when nothing at all was answered, on a path that
+    /// loses little else, tell of an interruption, and nothing of how much is lost when there is none.
+    /// Returns whether such a time is over.
+    pub fn handle_attempts(&mut self, now: Instant, lost: usize, answered: usize) -> bool {
+        // Before its first answer the server may not have been there.
+        let unheard = self.attempts.known - self.attempts.lost < 0.5;
+        if answered == 0 && lost > 0 && !self.is_lossy() && self.unanswered.is_none() {
+            self.unanswered = Some((now, self.attempts.lost));
+        }
         self.attempts.count(lost, answered);
+        if answered == 0 {
+            return false;
+        }
+        let Some((since, before)) = self.unanswered.take() else { return unheard };
+        let over = unheard || now.saturating_duration_since(since) >= OUTAGE;
+        if over {
+            self.attempts.forgive((self.attempts.lost - before).max(0.0));
+        }
+        over
     }
 
     /// Hears that a segment came.
@@ -483,7 +506,7 @@ mod tests {
         assert_eq!(pace(&upstream, true).then, 250 * MS);
         (0..30).for_each(|_| upstream.handle_response(Transport::Udp, 300 * MS));
         assert_eq!(pace(&upstream, true).first, 405 * MS);
-        upstream.handle_attempts(10, 50);
+        upstream.handle_attempts(Instant::now(), 10, 50);
         assert_eq!(pace(&upstream, false).then, 250 * MS);
         assert_eq!(pace(&upstream, true).then, 125 * MS);
     }
@@ -493,13 +516,13 @@ mod tests {
         let policy = RetryPolicy::default();
         let mut upstream = Upstream::new([9; 8]);
         let fresh = upstream.retry_allowance(&policy);
-        upstream.handle_attempts(0, 100);
+        upstream.handle_attempts(Instant::now(), 0, 100);
         assert_eq!(upstream.retry_allowance(&policy), 250 * MS, "one lost attempt");
         assert_eq!(fresh, 500 * MS, "nothing is known: two lost attempts");
-        upstream.handle_attempts(100, 200);
+        upstream.handle_attempts(Instant::now(), 100, 200);
         let lossy = upstream.retry_allowance(&policy);
         assert!(lossy > 1000 * MS && lossy < 1700 * MS, "{lossy:?}");
-        upstream.handle_attempts(1_000_000, 0);
+        upstream.handle_attempts(Instant::now(), 1_000_000, 0);
         assert!(upstream.retry_allowance(&policy) <= ALLOWANCE_MAX);
     }
 
@@ -531,7 +554,7 @@ mod tests {
     fn the_more_is_known_of_a_path_the_less_it_takes_to_be_sure_that_it_is_clogged() {
         let clogged = |lost, answered| {
             let mut upstream = Upstream::new([0; 8]);
-            upstream.handle_soundings(true, lost, answered);
+            upstream.handle_soundings(Instant::now(), true, lost, answered);
             (upstream.is_clogged(), upstream.is_surely_clogged())
         };
         assert_eq!(clogged(24, 8), (false, false), "little is known");

@@ -55,6 +55,14 @@ impl Soundings {
         std::mem::take(&mut self.left) as usize
     }
 
+    /// Hears that a question sent at `sent` is the first one to be answered: what was sent before it may
+    /// have come to nobody, and is asked again.
+    pub(super) fn handle_first_answer(&mut self, sent: Instant) {
+        let before = self.out.len();
+        self.out.retain(|sounding| !sounding.first || sounding.sent >= sent);
+        self.left += (before - self.out.len()) as u32;
+    }
+
     /// Whether there is more to be learned.
     pub(super) fn is_open(&self) -> bool {
         self.left > 0 || self.out.iter().any(|sounding| sounding.first && !sounding.overdue)
@@ -135,7 +143,7 @@ impl Fetcher {
                 let upstream = &mut self.servers[sounding.server].upstream;
                 // Where nothing is answered at all, nothing is learned.
                 if upstream.rtt().is_some() {
-                    upstream.handle_soundings(sounding.first, 1, 0);
+                    upstream.handle_soundings(now, sounding.first, 1, 0);
                 }
                 self.soundings.out[index].overdue = true;
             }
@@ -153,8 +161,8 @@ impl Fetcher {
                 let sounding = self.soundings.out.swap_remove(index);
                 let upstream = &mut self.servers[sounding.server].upstream;
                 match sounding.overdue {
-                    true => upstream.handle_late_sounding(sounding.first),
-                    false => upstream.handle_soundings(sounding.first, 0, 1),
+                    true => upstream.handle_late_sounding(now, sounding.first),
+                    false => upstream.handle_soundings(now, sounding.first, 0, 1),
                 }
                 upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
             }

@@ -629,8 +629,7 @@ impl Follower {
         let Mode::Schedule(schedule) = &mut self.mode else { return };
         schedule.slept = Some(now);
         self.polls[NOW].plan(now);
-        // When these come says nothing of the path.
-        self.wants.values_mut().for_each(|want| want.timely = false);
+        self.handle_interruption();
     }
 
     /// Wants the segments whose time has come.

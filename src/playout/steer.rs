@@ -53,6 +53,10 @@ const EXCESS_MAX: Duration = Duration::from_secs(3);
 /// And what was within that is not brought back before it is beyond it by this: a target that falls a
 /// little is no reason for an interruption.
 const EXCESS_MORE: Duration = Duration::from_secs(1);
+/// After an interruption, this much is left out already,
+const EXCESS_AT_RETURN: Duration = Duration::from_millis(300);
+/// where no more than this is allowed for lost attempts.
+const CALM: Duration = Duration::from_millis(1000);
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
@@ -169,6 +173,13 @@ impl Steering {
         let crept = self.near.is_some_and(|near| latency < near + EXCESS_MORE);
         let most = if crept { most + EXCESS_MORE } else { most };
         (excess > most).then_some(excess)
+    }
+
+    /// By how much `latency` is beyond the target after an interruption: what is beyond it then was silent
+    /// anyway. `None` on a path where attempts are lost, as the next segments may be as late.
+    pub fn excess_at_return(&self, latency: Duration) -> Option<Duration> {
+        let excess = latency.saturating_sub(self.target?);
+        (self.allowance <= CALM && excess > EXCESS_AT_RETURN).then_some(excess)
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
