@@ -299,6 +299,15 @@ impl EncoderSettings {
     /// The bit rates at which Opus makes sound of frames of 10 to 60 ms, in bit/s. It takes 500 and more
     /// (`OPUS_SET_BITRATE`), and makes silence of what is too little for the least packet of sound.
     pub const BITRATES: std::ops::RangeInclusive<u32> = 2_400..=512_000;
+    /// The share of what packets can hold that the average rate may take, so that they are seldom cut.
+    const RATE_SHARE: f64 = 0.7;
+
+    /// The highest average bit rate of Opus whose packets of `frame` have at most so many octets, in
+    /// bit/s.
+    pub fn bitrate_within(packet_octets_max: usize, frame: Duration) -> u32 {
+        (packet_octets_max as f64 * 8.0 / frame.as_secs_f64() * Self::RATE_SHARE) as u32
+    }
+
     /// The highest complexity of Opus (libopus `OPUS_SET_COMPLEXITY`).
     pub const COMPLEXITY_MAX: u8 = 10;
 

@@ -183,7 +183,7 @@ impl ServerConfig {
             records_octets_max,
         };
         let segment_duration_max = frame * packets_max as u32;
-        let plan = Plan { frame_samples, frame, limits, segment_duration_max };
+        let plan = Plan { frame_samples, frame, limits, segment_duration_max, packet_octets_max };
         let fits = ConfigRecord::parse(&self.record(&plan, 0).encode()).map(|record| record.title);
         match fits {
             Ok(fits) if fits.chars().count() < self.title.chars().count() => settings(format!(
@@ -217,7 +217,9 @@ impl ServerConfig {
             return usize::MAX;
         }
         let question = LABEL_ROOM + self.root.wire().len() + 4;
-        wire::UDP_PAYLOAD_MAX - wire::HEADER_OCTETS - question - OPT_OCTETS
+        // What the server calls itself goes along when asked for (RFC 5001 §2.3).
+        let nsid = self.server_id.as_ref().map_or(0, |id| 4 + id.len());
+        wire::UDP_PAYLOAD_MAX - wire::HEADER_OCTETS - question - OPT_OCTETS - nsid
     }
 
     /// The records that the zone's parent needs, as lines of a zone file, and what is missing.
@@ -262,6 +264,8 @@ pub struct Plan {
     pub limits: PackLimits,
     /// The longest that a segment lasts.
     pub segment_duration_max: Duration,
+    /// The most octets of a packet, as its text must fit a string.
+    pub packet_octets_max: usize,
 }
 
 /// What makes the zone reachable from its parent.
@@ -541,8 +545,14 @@ mod tests {
     #[test]
     fn z7_a_datagram_holds_the_whole_answer_for_a_segment() {
         let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(36)].join(".");
-        for (root, frame_ms) in [("music.example.com", 60), (&long, 60), ("a", 10), (&long, 10)] {
-            let mut config = ServerConfig { single_datagram: true, ..config() };
+        let kinds = [("music.example.com", 60), (&long, 60), ("a", 10), (&long, 10)];
+        // What the server calls itself goes along, for those who ask.
+        let names = [None, Some("x".repeat(64))];
+        for ((root, frame_ms), server_id) in
+            kinds.into_iter().flat_map(|kind| names.clone().map(|name| (kind, name)))
+        {
+            let nsid = server_id.as_ref().map_or(0, |id| 4 + id.len());
+            let mut config = ServerConfig { single_datagram: true, server_id, ..config() };
             config.root = root.parse().unwrap();
             config.encoder.frame = Some(Duration::from_millis(frame_ms));
             let limits = config.plan().unwrap().limits;
@@ -555,7 +565,7 @@ mod tests {
                 let mut answer = vec![0; 12];
                 let name = config.root.child(format!("seq_{}", u64::MAX).as_bytes()).unwrap();
                 answer.extend_from_slice(name.wire());
-                answer.extend_from_slice(&[0; 4 + 39]);
+                answer.extend_from_slice(&vec![0; 4 + 39 + nsid]);
                 for string in &segment.strings {
                     wire::write_txt_record(&mut answer, 10, string);
                 }

@@ -254,6 +254,16 @@ fn a_state_file_without_a_number_is_named() {
         assert!(stderr.contains(wrong), "{stderr}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), held);
     }
+    // A power cut may leave it empty. A link stays a link.
+    std::fs::write(&path, "").unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let words = [&listen[..7], &[link.to_str().unwrap(), "--duration", "1"]].concat();
+    assert_eq!(run(&words).status.code(), Some(0));
+    assert!(std::fs::read_to_string(&path).unwrap().trim().parse::<u64>().is_ok());
+    assert!(link.is_symlink());
+    let words = [&listen[..7], &["/dev/zero"]].concat();
+    assert!(fails(&words, 1).contains("it holds no number"));
     let words = [&listen[..7], &[directory.path().to_str().unwrap()]].concat();
     let stderr = fails(&words, 1);
     assert!(stderr.ends_with("it is a directory; name a file in it\n"), "{stderr}");
@@ -343,6 +353,40 @@ fn a_sink_that_cannot_open_is_named_before_anything_is_asked() {
         let words = ["listen", "a.example", "127.0.0.1:9", "-o", path.to_str().unwrap()];
         let stderr = fails(&words, 1);
         assert!(stderr.contains(expected), "{stderr}");
+    }
+}
+
+#[test]
+fn a_reader_that_hangs_keeps_no_server_from_ending() {
+    let words = ["serve", "a.example", "-i", "demo", "--listen", "127.0.0.1:0"];
+    let words = [&words[..], &["--json", "--log-level", "debug", "--duration", "1"]].concat();
+    let (unread, out) = aodns::pipeline::pipe().unwrap();
+    // Full, as after minutes of lines that nobody reads.
+    std::fs::File::from(out.try_clone().unwrap()).write_all(&[b'\n'; 65_536]).unwrap();
+    let mut command = aodns(&words);
+    command.stdout(out.try_clone().unwrap()).stderr(out);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let limit = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > limit {
+            child.kill().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(unread);
+}
+
+#[test]
+fn a_bit_rate_that_packets_cannot_hold_is_warned_of() {
+    let words = ["serve", "a.example", "-i", "demo", "--listen", "127.0.0.1:0"];
+    let words = [&words[..], &["--duration", "0.5", "--bitrate"]].concat();
+    for (bitrate, warned) in [("16000", false), ("64000", true)] {
+        let output = run(&[&words[..], &[bitrate]].concat());
+        let stderr = text(&output.stderr);
+        let warning = stderr.contains("warning: packets that fit a string hold 18480 bit/s");
+        assert_eq!(warning, warned, "{stderr}");
     }
 }
 

@@ -71,7 +71,17 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hound", &["audio/wav.rs", "audio/wav_sink.rs"]),
     ("lexopt", &["main", "cli"]),
     ("mio", &["responder/tcp.rs", "responder/tcp"]),
-    ("nix", &["responder", "client", "pipeline", "cli/signals.rs", "cli/descriptors.rs"]),
+    (
+        "nix",
+        &[
+            "responder",
+            "client",
+            "pipeline",
+            "cli/signals.rs",
+            "cli/descriptors.rs",
+            "cli/console.rs",
+        ],
+    ),
     ("opus", &["codec/opus.rs"]),
     ("signal_hook", &["main", "cli"]),
     ("siphasher", &["zone", "responder/limit.rs"]),

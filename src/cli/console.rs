@@ -3,10 +3,18 @@
 
 use super::failure::Failure;
 use aodns::audio::system_words;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Columns of a status line that is rewritten in place.
 const STATUS_COLUMNS: usize = 79;
+
+/// So many octets fit a pipe that takes any (PIPE_BUF).
+const CHUNK_OCTETS: usize = 4096;
+/// A reader that takes nothing is waited for this long, in milliseconds: what it misses then is lost, as
+/// the program has more to do than to be read.
+const READER_WAIT_MS: u16 = 200;
 
 /// Where JSON lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +81,12 @@ impl Console {
     pub fn json(&self, object: &str) -> Result<(), Failure> {
         match self.json {
             Json::Off => {}
-            Json::Stdout => print(&format!("{object}\n"))?,
+            Json::Stdout => {
+                let line = format!("{object}\n");
+                if is_read(io::stdout().as_fd()) {
+                    print(&line)?;
+                }
+            }
             Json::Stderr => complain(&format!("{object}\n")),
         }
         Ok(())
@@ -105,8 +118,20 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes to standard error.
 pub fn complain(text: &str) {
-    // There is nobody left to be told that nobody listens.
-    let _unheard = io::stderr().lock().write_all(text.as_bytes());
+    let mut err = io::stderr().lock();
+    for chunk in text.as_bytes().chunks(CHUNK_OCTETS) {
+        if !is_read(err.as_fd()) {
+            return;
+        }
+        // There is nobody left to be told that nobody listens.
+        let _unheard = err.write_all(chunk);
+    }
+}
+
+/// Whether somebody takes what is written, or will never: then writing tells.
+fn is_read(out: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(out, PollFlags::POLLOUT)];
+    !matches!(poll(&mut fds, PollTimeout::from(READER_WAIT_MS)), Ok(0))
 }
 
 /// Text from strangers, fit for a line of a terminal or a log: what does not print, or turns the

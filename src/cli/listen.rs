@@ -13,6 +13,8 @@ use aodns::audio::{SinkKind, system_words};
 use aodns::client::{Client, ClientStats};
 use aodns::error::Error;
 use aodns::follow::{Manner, StreamParameters, Trouble};
+use aodns::pipeline::play::GapReport;
+use aodns::playout::GapCause;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -137,8 +139,8 @@ struct News {
     stream: Option<StreamParameters>,
     trouble: Option<Trouble>,
     troubles: Throttle,
-    /// Where the last gap told of began.
-    gap: Option<Duration>,
+    /// Where the last gap told of began, and why.
+    gap: Option<(Duration, GapCause)>,
     /// Whether it was told that the latency asked for, or any, cannot be had.
     wish_told: bool,
 }
@@ -190,15 +192,20 @@ impl News {
 
     fn tell_gaps(&mut self, stats: &ClientStats, console: &mut Console) {
         let gaps = &stats.play.gaps;
-        let fresh: Vec<_> =
-            gaps.iter().filter(|report| self.gap.is_none_or(|last| report.at > last)).collect();
+        let is_fresh = |report: &&GapReport| {
+            self.gap.is_none_or(|(at, cause)| {
+                // What looked like a late segment may turn out to be more.
+                report.at > at || report.at == at && report.gap.cause != cause
+            })
+        };
+        let fresh: Vec<_> = gaps.iter().filter(is_fresh).collect();
         for report in fresh.iter().take(GAPS_MAX) {
             console.say(&report::gap_words(report));
         }
         if fresh.len() > GAPS_MAX {
             console.say(&format!("and {} gaps more", fresh.len() - GAPS_MAX));
         }
-        self.gap = gaps.back().map(|report| report.at).or(self.gap);
+        self.gap = gaps.back().map(|report| (report.at, report.gap.cause)).or(self.gap);
     }
 }
 

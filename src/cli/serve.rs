@@ -12,6 +12,7 @@ use super::serve_job::ServeJob;
 use super::signals::Signals;
 use super::sound;
 use aodns::audio::system_words;
+use aodns::codec::EncoderSettings;
 use aodns::error::Error;
 use aodns::responder::ResponderError;
 use aodns::responder::limit::Limited;
@@ -212,6 +213,16 @@ fn warnings(config: &ServerConfig, addresses: &[SocketAddr]) -> Vec<String> {
         lines.push(format!(
             "warning: {name} has no address, so resolvers cannot find this server; add --ns \
              {name}=ADDRESS"
+        ));
+    }
+    let fitting = config
+        .plan()
+        .ok()
+        .map(|plan| EncoderSettings::bitrate_within(plan.packet_octets_max, plan.frame));
+    if let Some((asked, fitting)) = config.encoder.bitrate.zip(fitting).filter(|(a, f)| a > f) {
+        lines.push(format!(
+            "warning: packets that fit a string hold {fitting} bit/s, not {asked}; shorter ones, \
+             as of --frame-ms 10, hold more"
         ));
     }
     if addresses.iter().all(|address| address.port() != 53) {

@@ -252,8 +252,9 @@ pub static SERVE: Command<ServeArgs> = Command {
                     "max-frames-per-segment",
                     "N",
                     |a, w| put(&mut a.max_frames_per_segment, number(w, 0..=1_000_000)),
-                    "most packets in a segment, up to 100; fewer are less delay, and 0 leaves it \
-                     to the octets (default: 12)",
+                    "most packets in a segment, up to 100; fewer are less delay; listeners \
+                     stay behind by as many as there may be, so 0, which is 100, is 6 s behind \
+                     (default: 12)",
                 ),
                 Flag::switch(
                     "single-datagram",

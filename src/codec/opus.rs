@@ -7,8 +7,6 @@ use super::{
 
 /// Longest packet of one frame (RFC 6716 §3.4).
 const PACKET_OCTETS_MAX: usize = 1_275;
-/// The share of the cap that the average rate may take, so that packets seldom meet the cap.
-const RATE_SHARE: f64 = 0.7;
 /// A second encoder that begins anew has nothing to say under a cap below this, in octets; the first
 /// one obeys such caps itself.
 const SMALL_CAP: usize = 48;
@@ -92,8 +90,9 @@ impl OpusEncoder {
         if self.fitted == octets {
             return Ok(());
         }
-        let most = octets as f64 * 8.0 * f64::from(self.rate.hz()) / self.frame_samples as f64;
-        let fitting = (most * RATE_SHARE).clamp(LEAST_RATE, 512_000.0) as i32;
+        let frame = self.rate.duration(self.frame_samples as u64);
+        let fitting = f64::from(EncoderSettings::bitrate_within(octets, frame));
+        let fitting = fitting.clamp(LEAST_RATE, 512_000.0) as i32;
         if fitting < self.bitrate {
             for encoder in [&mut self.encoder, &mut self.rescue] {
                 encoder.set_bitrate(opus::Bitrate::Bits(fitting)).map_err(refused)?;

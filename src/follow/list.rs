@@ -6,6 +6,8 @@ use crate::units::Sequence;
 use crate::wire::{Answer, Rcode};
 use std::time::{Duration, Instant};
 
+/// No server counts on as far as this between two lists.
+const NUMBERS_LEAP: u64 = 100_000;
 /// Segments wanted at the same time.
 const WANTS_MAX: usize = 64;
 /// The list is not asked for more often (protocol 1.6).
@@ -130,6 +132,10 @@ impl Follower {
             self.stats.stale_lists += 1;
             self.events.push_back(Event::Trouble(Trouble::NothingNew));
             return Use::Useless;
+        }
+        if newest - seen > NUMBERS_LEAP {
+            // Another server, which may be one that has `config`.
+            self.polls[CONFIG].plan(now);
         }
         listing.newest = Some(newest);
         let interrupted = std::mem::take(&mut listing.interrupted);

@@ -10,6 +10,8 @@ use crate::segment::{PackLimits, Packer};
 use crate::units::{Format, Sequence};
 use crate::window::{RETENTION, Window};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 const BEHIND_MAX: Duration = Duration::from_millis(500);
 /// Numbers written to the state file ahead of time, so that it is not written for each segment.
 const STATE_AHEAD: u64 = 500;
+/// Octets of the state file that are looked at: more than any number has.
+const STATE_OCTETS_MAX: u64 = 64;
 /// No run has come to a higher number: that of the clock will take a million years.
 const STATE_MAX: Sequence = 1 << 48;
 
@@ -168,9 +172,16 @@ impl StateFile {
     /// # Errors
     /// When it cannot be read, or holds no number.
     pub fn open(path: PathBuf) -> Result<(StateFile, Option<Sequence>), Error> {
+        // A link stays one.
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
         let attempt = || format!("read state file {}", path.display());
-        let last = match std::fs::read(&path) {
-            Ok(content) => {
+        let mut content = Vec::new();
+        let read = File::open(&path)
+            .and_then(|file| file.take(STATE_OCTETS_MAX).read_to_end(&mut content));
+        let last = match read {
+            // A power cut may leave it empty: as if it were not there.
+            Ok(0) => None,
+            Ok(_) => {
                 let number = crate::segment::parse_number(content.trim_ascii());
                 let wrong = match number {
                     Some(last) if last <= STATE_MAX => None,
@@ -220,7 +231,11 @@ impl StateFile {
     fn write(&mut self, number: Sequence) -> Result<(), Error> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let fresh = self.path.with_file_name(format!(".{name}.new"));
-        std::fs::write(&fresh, format!("{number}\n"))
+        File::create(&fresh)
+            .and_then(|mut file| {
+                file.write_all(format!("{number}\n").as_bytes())?;
+                file.sync_all()
+            })
             .and_then(|()| std::fs::rename(&fresh, &self.path))
             .map_err(|cause| {
                 Error::system(format!("write state file {}", self.path.display()), cause)
