@@ -728,8 +728,10 @@ impl Fetcher {
                 }
                 // Only those before the one that was answered are lost for certain.
                 let server = this.server;
-                if server == self.current && upstream.rtt().is_none() {
-                    self.soundings.handle_first_answer(sent);
+                let first = server == self.current && upstream.rtt().is_none();
+                if first && self.soundings.handle_first_answer(sent) {
+                    upstream.handle_restart();
+                    self.excuse(now, server);
                 }
                 let upstream = &mut self.servers[server].upstream;
                 for other in self.tasks[task].asked.iter_mut().filter(|a| a.server == server) {

@@ -46,7 +46,7 @@ const MAYBE_PROOF: f64 = 12.0;
 /// the square root of their number.
 const CLOGGED_DOUBT: f64 = 0.25;
 /// Nothing answered for this long is an interruption.
-const OUTAGE: Duration = Duration::from_secs(1);
+const OUTAGE: Duration = Duration::from_millis(1500);
 /// No more is allowed for beforehand; beyond it, the listener goes by what was seen.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(10);
 /// What the listener's buffer leaves to chance: one segment in a million, that is one in 8 days.
@@ -354,8 +354,6 @@ impl Upstream {
     /// loses little else, tell of an interruption, and nothing of how much is lost when there is none.
     /// Returns whether such a time is over.
     pub fn handle_attempts(&mut self, now: Instant, lost: usize, answered: usize) -> bool {
-        // Before its first answer the server may not have been there.
-        let unheard = self.attempts.known - self.attempts.lost < 0.5;
         if answered == 0 && lost > 0 && !self.is_lossy() && self.unanswered.is_none() {
             self.unanswered = Some((now, self.attempts.lost));
         }
@@ -363,8 +361,8 @@ impl Upstream {
         if answered == 0 {
             return false;
         }
-        let Some((since, before)) = self.unanswered.take() else { return unheard };
-        let over = unheard || now.saturating_duration_since(since) >= OUTAGE;
+        let Some((since, before)) = self.unanswered.take() else { return false };
+        let over = now.saturating_duration_since(since) >= OUTAGE;
         if over {
             self.attempts.forgive((self.attempts.lost - before).max(0.0));
         }
@@ -376,8 +374,8 @@ impl Upstream {
         self.lost_before = self.attempts.lost;
     }
 
-    /// Hears that the server of the stream had ended, and another run of it has begun: what was not
-    /// answered since the last segment came, the path did not lose.
+    /// Hears that the server was not there, or another run of it has begun: what was not answered since
+    /// the last segment came, the path did not lose.
     pub fn handle_restart(&mut self) {
         self.attempts.forgive((self.attempts.lost - self.lost_before).max(0.0));
     }

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const SOUNDINGS: u32 = 48;
 /// And of a server that has not answered anything yet.
 const SOUNDINGS_UNHEARD: u32 = 16;
+/// So many of those are not all lost where there is somebody to answer them.
+const NOBODY: usize = 8;
 /// They start this far apart.
 const INTERVAL: Duration = Duration::from_millis(3);
 /// An answer that is not later than this is no surprise.
@@ -55,12 +57,17 @@ impl Soundings {
         std::mem::take(&mut self.left) as usize
     }
 
-    /// Hears that a question sent at `sent` is the first one to be answered: what was sent before it may
-    /// have come to nobody, and is asked again.
-    pub(super) fn handle_first_answer(&mut self, sent: Instant) {
-        let before = self.out.len();
-        self.out.retain(|sounding| !sounding.first || sounding.sent >= sent);
-        self.left += (before - self.out.len()) as u32;
+    /// Hears that a question sent at `sent` is the first one to be answered. Returns whether so much was
+    /// sent before it that there was nobody to answer it; then that is asked again.
+    pub(super) fn handle_first_answer(&mut self, sent: Instant) -> bool {
+        let is_before = |sounding: &&Sounding| sounding.first && sounding.sent < sent;
+        let before = self.out.iter().filter(is_before).count();
+        if before < NOBODY {
+            return false;
+        }
+        self.out.retain(|sounding| !is_before(&sounding));
+        self.left += before as u32;
+        true
     }
 
     /// Whether there is more to be learned.
