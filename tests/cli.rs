@@ -688,20 +688,26 @@ fn counters_are_offered_to_prometheus() {
     let address = served.start["metrics"].str().to_owned();
     assert!(address.starts_with("127.0.0.1:"));
     exchange(&served.address, &query(b"\x06config\x05music\x07example\x03com\x00", None));
-    let answer = http(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(
-        head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"),
-        "{head}"
-    );
-    assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
-    for sample in [
+    let samples = [
         "aodns_queries_total{transport=\"udp\"} 1\n",
         "aodns_answers_total{outcome=\"config\"} 1\n",
         "# TYPE aodns_segments_total counter\n",
         "aodns_answer_seconds{quantile=\"0.99\"} 0.",
-    ] {
-        assert!(body.contains(sample), "{sample} is not in {body}");
+    ];
+    // An answer is counted once it is sent.
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        let answer = http(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"),
+            "{head}"
+        );
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        if samples.iter().all(|sample| body.contains(sample)) {
+            break;
+        }
+        assert!(Instant::now() < limit, "{body}");
     }
     assert!(http(&address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     let refused = http(&address, "PUT /metrics HTTP/1.1\r\n\r\n");
