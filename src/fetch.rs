@@ -962,11 +962,12 @@ impl Server {
     }
 }
 
-/// Whether the answer is that there is nothing.
+/// Whether what was asked for came.
 fn is_given(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Answered { answer, .. } if !answer.texts.is_empty())
 }
 
+/// Whether the answer is that there is nothing.
 fn is_denied(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Answered { answer, .. } if answer.texts.is_empty()
         && matches!(answer.rcode, Rcode::NOERROR | Rcode::NXDOMAIN))
@@ -1166,6 +1167,22 @@ mod tests {
             let closed = std::iter::from_fn(|| fetcher.poll_close(late)).count();
             assert_eq!(closed, if datagrams_are_lost { 0 } else { open });
         }
+    }
+
+    #[test]
+    fn servers_that_have_all_failed_are_asked_in_turn() {
+        let now = Instant::now();
+        let Fetcher { root, policy, follower, .. } = fetcher(now);
+        let mut fetcher = Fetcher::new(root, policy, follower, vec![[1; 8], [2; 8], [3; 8]]);
+        fetcher.servers.iter_mut().for_each(|server| server.upstream.handle_failure(now));
+        let chosen = [0; 4].map(|_| {
+            fetcher.choose(now);
+            fetcher.current
+        });
+        assert_eq!(chosen, [1, 2, 0, 1]);
+        fetcher.servers[2].upstream.handle_success();
+        fetcher.choose(now);
+        assert_eq!(fetcher.current, 2);
     }
 
     #[test]

@@ -444,12 +444,6 @@ impl Follower {
         polls.chain(wants).chain(self.schedule_timeout()).min()
     }
 
-    /// Hears that the listener stood still until now: its process was stopped, or its machine slept,
-    /// whether the clock went on or not. What was published meanwhile is unknown.
-    pub fn handle_sleep(&mut self, now: Instant) {
-        self.handle_sleep_schedule(now);
-    }
-
     /// Hears that nothing at all was answered for a while: how long what was asked for meanwhile takes
     /// does not tell how long the next segments will.
     pub fn handle_interruption(&mut self) {
@@ -523,9 +517,8 @@ impl Follower {
             Ask::List => self.polls[LIST].plan(now + wait),
             Ask::Segment(sequence) => {
                 // Unless much is lost always, this was an interruption.
-                let usual = self.path.is_clogged;
-                if let Some(want) = self.wants.get_mut(&sequence) {
-                    want.timely &= usual;
+                if let (Some(want), false) = (self.wants.get_mut(&sequence), self.path.is_clogged) {
+                    want.timely = false;
                 }
                 self.try_again(sequence, now + wait, cause);
                 if matches!(self.mode, Mode::Schedule(_)) {

@@ -525,6 +525,28 @@ mod tests {
     }
 
     #[test]
+    fn an_interruption_is_no_loss_and_one_slow_answer_no_round_trip() {
+        let mut now = Instant::now();
+        let mut upstream = Upstream::new([9; 8]);
+        upstream.handle_attempts(now, 0, 100);
+        let loss = upstream.loss();
+        let lose = |upstream: &mut Upstream, now: &mut Instant, times| {
+            for _ in 0..times {
+                upstream.handle_attempts(*now, 1, 0);
+                *now += 250 * MS;
+            }
+            upstream.handle_attempts(*now, 0, 1)
+        };
+        assert!(lose(&mut upstream, &mut now, 8), "two seconds");
+        assert!((upstream.loss() - loss).abs() < 1e-4, "{} and {loss}", upstream.loss());
+        assert!(!lose(&mut upstream, &mut now, 3), "less than a second and a half");
+        assert!(upstream.loss() > 0.02, "{}", upstream.loss());
+        upstream.handle_round_trip(1000 * MS);
+        upstream.handle_response(Transport::Tcp, 10 * MS);
+        assert_eq!(upstream.rtt(), Some(20 * MS));
+    }
+
+    #[test]
     fn c08_a_server_that_failed_is_left_for_a_while_and_tried_again() {
         let now = Instant::now();
         let mut upstream = Upstream::new([9; 8]);

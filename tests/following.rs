@@ -190,13 +190,13 @@ fn who_joins_is_as_far_behind_whatever_closes_segments() {
     }
 }
 
-/// A server without any segment so far: its answers are those of a run with this number.
-fn unborn(id: u32, elapsed: Duration, ask: Ask) -> Answer {
+/// A server without any segment so far.
+fn unborn(elapsed: Duration, ask: Ask) -> Answer {
     let clock = 1_700_000_000_000 + elapsed.as_millis();
     match ask {
-        Ask::Config => answer(vec![CONFIG.replace("id=00000007", &format!("id={id:08x}")).into()]),
+        Ask::Config => answer(vec![CONFIG.into()]),
         Ask::Now => {
-            answer(vec![format!("v=1;id={id:08x};first={FIRST};next={FIRST};clock={clock}").into()])
+            answer(vec![format!("v=1;id=00000007;first={FIRST};next={FIRST};clock={clock}").into()])
         }
         Ask::Segment(_) | Ask::List => answer(vec![]),
     }
@@ -212,7 +212,7 @@ fn who_comes_before_the_first_segment_is_no_further_behind() {
         world.run(2 * SECOND, |elapsed, ask| {
             let mut answer = match elapsed.checked_sub(published) {
                 Some(elapsed) => source.reply(elapsed, ask),
-                None => unborn(7, elapsed, ask),
+                None => unborn(elapsed, ask),
             };
             denied.set(denied.get() + u32::from(answer.texts.is_empty()));
             answer.authoritative = direct;
@@ -334,4 +334,21 @@ fn a_cache_that_keeps_the_list_for_30_s_is_no_sleep() {
         assert!(segments.len() > 300, "{} segments", segments.len());
         assert!(segments.windows(2).all(|pair| pair[1] == pair[0] + 1), "nothing is missing");
     }
+}
+
+#[test]
+fn a_list_that_leaps_is_another_server_that_may_have_more() {
+    let mut world = World::new(5 * MS);
+    world.run(20 * SECOND, |elapsed, ask| match ask {
+        Ask::Config | Ask::Now => Answer { rcode: Rcode::NXDOMAIN, ..answer(vec![]) },
+        Ask::List => {
+            // Numbers by the clock take the place of those counted from 0.
+            let base = if elapsed > 9 * SECOND { 17_000_000_000 } else { 100 };
+            let newest = base + elapsed.as_millis() as u64 / (PACKETS * PACKET_MS);
+            answer(vec![ListEncoder::default().encode(newest - 74, newest).0])
+        }
+        Ask::Segment(_) => segment(PACKETS, true),
+    });
+    let asked = world.asked(Ask::Config);
+    assert!(asked.iter().any(|at| (9 * SECOND..14 * SECOND).contains(at)), "{asked:?}");
 }

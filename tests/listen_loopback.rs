@@ -3,23 +3,19 @@
 #![cfg(feature = "opus")]
 #![allow(clippy::unwrap_used)] // a step that fails here is a test that fails
 
+#[path = "support/dns.rs"]
+mod dns;
 #[path = "support/process.rs"]
 mod process;
 
 use aodns::ascii;
-use aodns::audio::{MemorySink, NullSink, ToneSource};
+use aodns::audio::{MemorySink, NullSink, Sink, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
 use aodns::follow::Manner;
-use aodns::publication::Publication;
-use aodns::responder::{Responder, ResponderSettings};
-use aodns::segment::Segment;
 use aodns::server::{Server, ServerConfig};
-use aodns::units::{Moment, SampleRate};
-use aodns::window::Window;
-use aodns::wire::{Name, write_txt_record};
-use aodns::zone::{NameServer, Zone};
+use aodns::units::SampleRate;
+use aodns::wire::write_txt_record;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ROOT: &str = "music.example.com";
@@ -43,34 +39,26 @@ fn serve_at(address: SocketAddr, hz: u32) -> Server {
 }
 
 /// A server of ten segments, of packets that Opus cannot decode.
-fn serve_garbage(address: SocketAddr) -> Responder {
-    let root: Name = ROOT.parse().unwrap();
-    let now = Moment { instant: Instant::now(), unix_ms: 1_000_000 };
-    let mut window = Window::new(75, SampleRate::HZ_16000, Duration::from_millis(720), 7, now);
+fn serve_garbage() -> dns::Lab {
     // Of any number of frames, of which there are none (RFC 6716 section 3.2.5).
-    let mut packet = b"000'''".to_vec();
+    let mut packet = Vec::new();
     ascii::base91_encode(&[0x0B, 0x00, 1, 2], &mut packet);
-    let string = |index: usize| [format!("{index:03}").as_bytes(), &packet[3..]].concat();
-    for _ in 0..10 {
-        let strings = (0..12).map(string).collect();
-        window.publish(&Segment { strings }, 12 * 960, now);
-    }
+    let string = |index: usize| [format!("{index:03}'''").as_bytes(), &packet].concat();
+    let segment: Vec<_> = (0..12).map(string).collect();
+    let longest = Duration::from_millis(720);
+    let mut plan = dns::Plan { longest, segments: vec![segment; 10], ..dns::Plan::new() };
     let mut config = Vec::new();
-    let parameters = b"v=1;id=00000001;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;\
+    let parameters = b"v=1;id=00000007;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;\
                        frames=12;ttl=60;window=75";
     write_txt_record(&mut config, 60, parameters);
-    let zone = Zone {
-        name_servers: vec![NameServer { name: root.clone(), addresses: vec![address.ip()] }],
-        root,
-        id: 1,
-        config: config.into(),
-        cookies: None,
-        server_id: None,
-        version: None,
-        keepalive: Duration::from_secs(10),
-    };
-    let publication = Arc::new(Publication::new(window.snapshot()));
-    Responder::start(ResponderSettings::new(vec![address]), Arc::new(zone), publication).unwrap()
+    plan.zone.config = config.into();
+    plan.start()
+}
+
+/// A listener to the server at this address.
+fn listen(address: SocketAddr, sink: impl Sink + 'static) -> Client {
+    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
+    Client::start(config, Box::new(sink)).unwrap()
 }
 
 /// Waits until the listener does something; the limit only ends a test that has failed.
@@ -92,8 +80,7 @@ fn a_stream_is_heard_and_a_restart_survived() {
     let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
     let server = serve(address);
     let sink = MemorySink::new();
-    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
-    let client = Client::start(config, Box::new(sink.clone())).unwrap();
+    let client = listen(address, sink.clone());
     let played = |stats: &ClientStats, seconds| stats.play.written >= Duration::from_secs(seconds);
     let stats = until(&client, "3 s of sound", |stats| played(stats, 3));
     println!("{stats:#?}");
@@ -121,8 +108,7 @@ fn a_stream_is_heard_and_a_restart_survived() {
 fn sound_that_is_written_before_it_is_due_is_not_played_yet() {
     let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
     let server = serve(address);
-    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
-    let client = Client::start(config, Box::new(NullSink::new())).unwrap();
+    let client = listen(address, NullSink::new());
     let (mut looks, mut falls, mut before) = (0, 0, Duration::ZERO);
     until(&client, "3 s of sound", |stats| {
         if stats.state == State::Playing {
@@ -141,8 +127,7 @@ fn sound_that_is_written_before_it_is_due_is_not_played_yet() {
 fn the_time_written_goes_on_where_the_rate_changes() {
     let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
     let server = serve_at(address, 8000);
-    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
-    let client = Client::start(config, Box::new(NullSink::new())).unwrap();
+    let client = listen(address, NullSink::new());
     let mut before = Duration::ZERO;
     let mut written = |stats: &ClientStats| {
         assert!(stats.play.written >= before, "{:?} after {before:?}", stats.play.written);
@@ -163,13 +148,11 @@ fn the_time_written_goes_on_where_the_rate_changes() {
 
 #[test]
 fn packets_that_cannot_be_decoded_are_no_sound() {
-    let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
-    let responder = serve_garbage(address);
-    let config = ClientConfig::new(ROOT.parse().unwrap(), vec![address]);
-    let client = Client::start(config, Box::new(NullSink::new())).unwrap();
+    let lab = serve_garbage();
+    let client = listen(lab.addr, NullSink::new());
     let stats = until(&client, "a segment's packets", |stats| stats.play.undecodable >= 12);
     assert_eq!(stats.first_sound, None, "{stats:#?}");
     assert_eq!(stats.state, State::Joining);
     client.stop().unwrap();
-    responder.stop().unwrap();
+    lab.responder.stop().unwrap();
 }

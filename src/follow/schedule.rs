@@ -624,8 +624,10 @@ impl Follower {
         self.end_if_over();
     }
 
-    /// See [`Follower::handle_sleep`].
-    pub(super) fn handle_sleep_schedule(&mut self, now: Instant) {
+    /// Hears that the listener stood still until now: its process was stopped, or its machine slept,
+    /// whether the clock went on or not. What was published meanwhile is unknown. The list shows by
+    /// itself how far it went on.
+    pub fn handle_sleep(&mut self, now: Instant) {
         let Mode::Schedule(schedule) = &mut self.mode else { return };
         schedule.slept = Some(now);
         self.polls[NOW].plan(now);

@@ -56,7 +56,7 @@ const EXCESS_MORE: Duration = Duration::from_secs(1);
 /// After an interruption, this much is left out already,
 const EXCESS_AT_RETURN: Duration = Duration::from_millis(300);
 /// where no more than this is allowed for lost attempts.
-const CALM: Duration = Duration::from_millis(1000);
+const ALLOWANCE_AT_RETURN_MAX: Duration = Duration::from_millis(1000);
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
@@ -179,7 +179,8 @@ impl Steering {
     /// anyway. `None` on a path where attempts are lost, as the next segments may be as late.
     pub fn excess_at_return(&self, latency: Duration) -> Option<Duration> {
         let excess = latency.saturating_sub(self.target?);
-        (self.allowance <= CALM && excess > EXCESS_AT_RETURN).then_some(excess)
+        let calm = self.allowance <= ALLOWANCE_AT_RETURN_MAX;
+        (calm && excess > EXCESS_AT_RETURN).then_some(excess)
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
