@@ -618,7 +618,7 @@ mod tests {
             client.connect(to).unwrap();
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             client.send(b"\0\x01\0\0\0\x01\0\0\0\0\0\0\x01x\0\0\x01\0\x01").unwrap();
-            worker.answer(index, nix::sys::socket::MsgFlags::empty()).unwrap();
+            worker.answer(index, nix::sys::socket::MsgFlags::MSG_WAITFORONE).unwrap();
             client
                 .recv(&mut [0; 512])
                 .unwrap_or_else(|error| panic!("no answer from {to}: {error}"));

@@ -811,7 +811,7 @@ fn z7_a_segment_in_a_single_datagram_is_not_truncated() {
 }
 
 #[test]
-fn the_end_of_a_finite_source_is_the_end_with_status_0() {
+fn a_finite_source_ends_with_status_0_when_listeners_had_their_time() {
     let directory = TempDir::new("cli").unwrap();
     let path = directory.path().join("short.wav");
     write_wav(&path, 8000);
