@@ -517,6 +517,16 @@ impl JitterBuffer {
             }
         }
         let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
+        // The frame whose time it is has begun already. Who has heard nothing yet waits for the next one,
+        // and hears that in time; who is interrupted does not.
+        let (skip, at) = match (self.begun, skip.as_nanos() % self.frame.as_nanos()) {
+            (true, _) | (_, 0) => (skip, at),
+            (false, over) => {
+                let rest = self.frame - Duration::from_nanos(over as u64);
+                (skip + rest, at + rest)
+            }
+        };
+        self.state = State::Waiting { sequence, at, skip };
         let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
         if frames >= segment.packets.len() {
             let length = self.frame * segment.packets.len() as u32;
@@ -865,6 +875,27 @@ mod tests {
         listener.buffer.start(listener.now, 10, start, true);
         (10..13).for_each(|sequence| assert_eq!(listener.insert(sequence), Insertion::Inserted));
         assert_eq!(listener.hear(4), "(b0)(b1)b2c0c1c2");
+    }
+
+    #[test]
+    fn a_start_between_two_frames_waits_for_the_next_and_is_not_late_by_the_rest() {
+        // Within a segment, at its end, and where segments are left out.
+        for frames in [1, 2, 5, 6] {
+            let mut listener = Listener::new();
+            let play_at = listener.now - FRAME * frames - FRAME / 4;
+            listener.buffer.start(listener.now, 10, play_at, true);
+            for sequence in 10..13 {
+                let captured = Some(play_at + FRAME * 3 * (sequence - 10) as u32);
+                listener.buffer.insert(sequence, packets(sequence), captured);
+            }
+            assert_eq!(listener.buffer.pull(listener.now), Play::Idle, "{frames}");
+            let at = listener.buffer.begins_at().expect("it is known");
+            assert_eq!(at, listener.now + FRAME * 3 / 4);
+            listener.now = at;
+            listener.hear(1);
+            // It was to be played when it was captured.
+            assert_eq!(listener.buffer.latency(), Some(Duration::ZERO), "{frames}");
+        }
     }
 
     #[test]
