@@ -222,6 +222,7 @@ fn lose(reporter: &Reporter) {
                 break error;
             }
             read += 1;
+            reporter.report("lost_samples", source.overrun_samples());
             reporter.report("read", read);
         };
         assert!(source.read(&mut frame).is_err());
@@ -240,6 +241,7 @@ fn lose(reporter: &Reporter) {
             longest = longest.max(started.elapsed());
             reporter.report("longest_write_ms", longest.as_millis());
             written += 1;
+            reporter.report("interruptions", sink.underruns());
             reporter.report("written", written);
         };
         assert!(sink.write(&[0; 4_800]).is_err());
@@ -440,8 +442,17 @@ fn a_lost_device_is_taken_up_again_and_given_up_in_the_end() {
     let test = "a_lost_device_is_taken_up_again_and_given_up_in_the_end";
     let Some(mut pulse) = Pulse::start(test) else { return };
     let mut child = Child::start(pulse.directory.path(), "lose");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aodns"));
+    command.args(["serve", "music.example.com", "--listen", "127.0.0.1:0"]);
+    set_home(&mut command, pulse.directory.path());
+    let server = pulse.spawn(&mut command, "server");
+    let said = |what: &str| server.stderr().contains(what);
     let count = |name| child.report(name).map_or(0.0, |_| child.number(name));
     until("the child plays and records", || count("written") > 20.0 && count("read") > 20.0);
+    until("the server serves", || said("serving"));
+    assert!(!said("sound are lost"), "{}", server.stderr());
+    let (lost_before, interruptions_before) = (count("lost_samples"), count("interruptions"));
+    let away = Instant::now();
     pulse.restart();
     let parec = pulse.record("dst", "parec-again");
     let failed = || child.report("output_error").or_else(|| child.report("input_error"));
@@ -453,6 +464,13 @@ fn a_lost_device_is_taken_up_again_and_given_up_in_the_end() {
     let read = count("read");
     until("a second is recorded again", || count("read") > read + 16.0 || failed().is_some());
     assert_eq!(failed(), None);
+    // Nobody is left to wonder where the sound was.
+    let lost = (count("lost_samples") - lost_before) / 16_000.0;
+    let interruptions = count("interruptions") - interruptions_before;
+    eprintln!("lose: {lost} s were not recorded, {interruptions} interruptions");
+    assert!(lost > 0.1 && lost < away.elapsed().as_secs_f64(), "{lost} s");
+    assert!(interruptions >= 1.0, "{interruptions}");
+    until("the server tells", || said("s of sound are lost: the sound system was away"));
     eprintln!("lose: the longest write took {} ms", child.number("longest_write_ms"));
     pulse.stop();
     child.wait();

@@ -48,7 +48,7 @@ pub struct DeviceSource {
     name: Option<String>,
     format: Format,
     open: Option<OpenSource>,
-    /// Nanoseconds of sound that were dropped.
+    /// Nanoseconds of sound that were dropped, or that a lost device did not record.
     lost_ns: Arc<AtomicU64>,
 }
 
@@ -56,6 +56,8 @@ struct OpenSource {
     keeper: Keeper<InputLine>,
     line: InputLine,
     converter: InputConverter,
+    /// When the device brought something last.
+    heard: Instant,
 }
 
 /// From the device's shape to the stream's format.
@@ -114,6 +116,7 @@ impl OpenSource {
     }
 
     fn take(&mut self, chunk: Vec<i16>) {
+        self.heard = Instant::now();
         self.converter.process(&chunk);
         self.line.consumer.give_back(chunk);
     }
@@ -147,7 +150,7 @@ impl Source for DeviceSource {
         let keeper = Keeper::input(self.name.as_deref(), Arc::clone(&self.lost_ns))?;
         let line = keeper.next_line(OPEN_PATIENCE)?;
         let converter = InputConverter::new(line.shape.rate, line.shape.channels, format);
-        self.open = Some(OpenSource { keeper, line, converter });
+        self.open = Some(OpenSource { keeper, line, converter, heard: Instant::now() });
         Ok(())
     }
 
@@ -160,10 +163,13 @@ impl Source for DeviceSource {
             match open.next(deadline)? {
                 Next::Chunk(chunk) => open.take(chunk),
                 Next::Line(line) => {
-                    // What the device recorded before it was lost.
+                    // What it did not record while it was gone, and what it did before.
+                    let gone = open.heard.elapsed();
                     while let Ok(chunk) = open.line.consumer.filled.try_recv() {
                         open.take(chunk);
                     }
+                    let gone = u64::try_from(gone.as_nanos()).unwrap_or(u64::MAX);
+                    self.lost_ns.fetch_add(gone, Ordering::Relaxed);
                     open.switch(line, self.format);
                 }
             }
@@ -190,6 +196,8 @@ pub struct DeviceSink {
 }
 
 struct OpenSink {
+    /// How often the sound was interrupted; the callback counts as well.
+    interrupted: Arc<AtomicU64>,
     keeper: Keeper<OutputLine>,
     line: OutputLine,
     /// What the writer was told to write.
@@ -212,6 +220,7 @@ impl DeviceSink {
 impl OpenSink {
     /// Takes up `line`, whatever its shape is.
     fn switch(&mut self, line: OutputLine) {
+        self.interrupted.fetch_add(1, Ordering::Relaxed);
         self.line = line;
         self.chunk = self.line.spare();
         self.sent_samples = 0;
@@ -303,6 +312,7 @@ impl Sink for DeviceSink {
                 let line = keeper.next_line(OPEN_PATIENCE)?;
                 let chunk = line.spare();
                 self.open.insert(OpenSink {
+                    interrupted: Arc::clone(&self.underruns),
                     keeper,
                     line,
                     format: stream,

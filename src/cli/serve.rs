@@ -114,6 +114,7 @@ fn watch(
     let mut warned = Throttle::default();
     let mut waiting: Vec<Limited> = Vec::new();
     let (mut failed, mut complained) = (0, None::<Instant>);
+    let (mut lost, mut lost_told) = (0, None::<Instant>);
     loop {
         let until = over.map_or(shown.0 + SECOND, |over| over.min(shown.0 + SECOND));
         signals.wait(until, &[server.finished_fd()])?;
@@ -155,8 +156,22 @@ fn watch(
             (failed, complained) = (stats.state_failures, Some(now));
             console.say(&format!("warning: {why}; sound goes on, and this is tried again"));
         }
+        let due = lost_told.is_none_or(|at| now >= at + MINUTE) && job.level >= Level::Warn;
+        if due && stats.overrun_samples > lost {
+            let rate = job.config.encoder.format.rate;
+            console.say(&lost_line(rate.duration(stats.overrun_samples - lost)));
+            (lost, lost_told) = (stats.overrun_samples, Some(now));
+        }
         shown = (now, stats);
     }
+}
+
+fn lost_line(lost: Duration) -> String {
+    format!(
+        "warning: {:.1} s of sound are lost: the sound system was away, or this machine is too slow to \
+         encode (a lower --complexity costs it less)",
+        lost.as_secs_f64()
+    )
 }
 
 fn limited_line(limited: &[Limited], dry_run: bool) -> String {
