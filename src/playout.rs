@@ -332,7 +332,14 @@ impl JitterBuffer {
         }
         self.ended = false;
         let skip = now.saturating_duration_since(play_at);
-        self.state = State::Waiting { sequence, at: play_at.max(now), skip };
+        // The frame whose time it is has begun already. Who has heard nothing yet waits for the next one,
+        // and hears that in time; who is interrupted does not.
+        let over = Duration::from_nanos((skip.as_nanos() % self.frame.as_nanos()) as u64);
+        let rest = match self.begun || over.is_zero() {
+            true => Duration::ZERO,
+            false => self.frame - over,
+        };
+        self.state = State::Waiting { sequence, at: play_at.max(now) + rest, skip: skip + rest };
     }
 
     /// Hears that nothing comes any more. Who waits for more by now was interrupted by nothing: returns the
@@ -517,16 +524,6 @@ impl JitterBuffer {
             }
         }
         let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
-        // The frame whose time it is has begun already. Who has heard nothing yet waits for the next one,
-        // and hears that in time; who is interrupted does not.
-        let (skip, at) = match (self.begun, skip.as_nanos() % self.frame.as_nanos()) {
-            (true, _) | (_, 0) => (skip, at),
-            (false, over) => {
-                let rest = self.frame - Duration::from_nanos(over as u64);
-                (skip + rest, at + rest)
-            }
-        };
-        self.state = State::Waiting { sequence, at, skip };
         let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
         if frames >= segment.packets.len() {
             let length = self.frame * segment.packets.len() as u32;
