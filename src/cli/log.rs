@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// At most one line of a kind in this time.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// By how much a count has grown is told once in this time.
+const GROWTH_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How much is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -73,6 +76,26 @@ impl Throttle {
     }
 }
 
+/// Tells now and then by how much a count has grown.
+#[derive(Debug, Default)]
+pub struct Growth {
+    told: u64,
+    last: Option<Instant>,
+}
+
+impl Growth {
+    /// By how much `count` has grown since that was told last, if it is to be told now.
+    pub fn pass(&mut self, now: Instant, count: u64) -> Option<u64> {
+        let since = self.last.map(|last| now.saturating_duration_since(last));
+        if count <= self.told || since.is_some_and(|since| since < GROWTH_INTERVAL) {
+            return None;
+        }
+        let grown = count - self.told;
+        (self.told, self.last) = (count, Some(now));
+        Some(grown)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +111,18 @@ mod tests {
         assert_eq!(throttle.pass(at(1000)), Some(2));
         assert_eq!(throttle.pass(at(1500)), None);
         assert_eq!(throttle.pass(at(9000)), Some(1));
+    }
+
+    #[test]
+    fn what_grows_is_told_once_a_minute() {
+        let start = Instant::now();
+        let mut growth = Growth::default();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(growth.pass(at(0), 0), None);
+        assert_eq!(growth.pass(at(1), 3), Some(3));
+        assert_eq!(growth.pass(at(2), 5), None);
+        assert_eq!(growth.pass(at(61), 9), Some(6));
+        assert_eq!(growth.pass(at(200), 9), None);
     }
 
     #[test]

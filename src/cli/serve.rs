@@ -4,7 +4,7 @@ use super::console::{Console, Json};
 use super::descriptors;
 use super::failure::Failure;
 use super::json::{self, Value};
-use super::log::{Level, Throttle};
+use super::log::{Growth, Level, Throttle};
 use super::metrics::Metrics;
 use super::report;
 use super::serve_args::SERVE;
@@ -113,8 +113,7 @@ fn watch(
     let mut ended = false;
     let mut warned = Throttle::default();
     let mut waiting: Vec<Limited> = Vec::new();
-    let (mut failed, mut complained) = (0, None::<Instant>);
-    let (mut lost, mut lost_told) = (0, None::<Instant>);
+    let (mut failed, mut lost) = (Growth::default(), Growth::default());
     loop {
         let until = over.map_or(shown.0 + SECOND, |over| over.min(shown.0 + SECOND));
         signals.wait(until, &[server.finished_fd()])?;
@@ -151,16 +150,15 @@ fn watch(
             console.say(&limited_line(&waiting, job.config.responder.limits.dry_run));
             waiting.clear();
         }
-        let due = complained.is_none_or(|at| now >= at + MINUTE) && job.level >= Level::Warn;
-        if let Some(why) = server.state_failure().filter(|_| due && stats.state_failures > failed) {
-            (failed, complained) = (stats.state_failures, Some(now));
-            console.say(&format!("warning: {why}; sound goes on, and this is tried again"));
-        }
-        let due = lost_told.is_none_or(|at| now >= at + MINUTE) && job.level >= Level::Warn;
-        if due && stats.overrun_samples > lost {
-            let rate = job.config.encoder.format.rate;
-            console.say(&lost_line(rate.duration(stats.overrun_samples - lost)));
-            (lost, lost_told) = (stats.overrun_samples, Some(now));
+        if job.level >= Level::Warn {
+            let failure = server.state_failure();
+            if let Some(why) = failure.filter(|_| failed.pass(now, stats.state_failures).is_some())
+            {
+                console.say(&format!("warning: {why}; sound goes on, and this is tried again"));
+            }
+            if let Some(samples) = lost.pass(now, stats.overrun_samples) {
+                console.say(&lost_line(job.config.encoder.format.rate.duration(samples)));
+            }
         }
         shown = (now, stats);
     }
