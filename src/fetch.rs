@@ -964,6 +964,25 @@ mod tests {
         assert_eq!(kept_open(&mut fetcher, now), LINKS_SHORT);
         now += SHORT_FOR;
         assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+        // The server itself closes what brings no question in time.
+        let texts = vec![b"v=1;id=00000007;first=0;next=9;age=10;clock=0".to_vec()];
+        let answer = Answer {
+            rcode: Rcode::NOERROR,
+            authoritative: true,
+            truncated: false,
+            texts,
+            ttl: 0,
+            negative_ttl: None,
+            edns: true,
+            cookie: None,
+        };
+        let told = Outcome::Answered { answer, sent: now };
+        assert_eq!(fetcher.follower.handle_result(now, Ask::Now, told), Use::Useful);
+        assert!(fetcher.follower.is_direct());
+        fetcher.servers[0].links[2].waiting.push(Waiting { sent: now, ..asked });
+        fetcher.handle_closed(now + 300 * MS, 0, 2, true);
+        now += LINK_FRESH;
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
     }
 
     /// Datagrams sent until `end`, nothing being answered: the lookups.

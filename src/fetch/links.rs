@@ -18,9 +18,10 @@ pub(super) const LINKS_WARM_USUAL: usize = 6;
 /// for a question once fewer than half are free, and 200 ms below 35 % (unbound.conf, tcp-idle-timeout):
 /// less than one takes that has to be sent again.
 pub(super) const LINKS_SHORT: usize = 4;
-/// A server that closes a connection this soon after a question is short of them,
+/// A resolver that closes a connection this soon after a question is short of them. The stream's own server
+/// closes one whose first question takes too long to arrive, however many it has to spare.
 pub(super) const SHORT_AFTER: Duration = Duration::from_millis(1500);
-/// and is taken to be so for this long.
+/// It is taken to be so for this long.
 pub(super) const SHORT_FOR: Duration = Duration::from_secs(300);
 /// A connection that was not used for this long may be closed by now.
 pub(super) const LINK_FRESH: Duration = Duration::from_millis(4500);
@@ -106,7 +107,8 @@ impl Fetcher {
             gone.upstream.handle_connection_failed();
         }
         let recent = |waiting: &Waiting| now.saturating_duration_since(waiting.sent) < SHORT_AFTER;
-        if connected && gone.links[link].waiting.iter().any(recent) {
+        let early = gone.links[link].waiting.iter().any(recent);
+        if connected && early && !self.follower.is_direct() {
             gone.short_until = Some(now + SHORT_FOR);
         }
         self.leave_link(now, server, link);
