@@ -524,9 +524,14 @@ impl JitterBuffer {
             }
         }
         let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
-        let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
+        let frames = |skip: Duration| (skip.as_nanos() / self.frame.as_nanos()) as usize;
+        let length = self.frame * segment.packets.len() as u32;
+        // Its own time tells whether it is too late, should that of the one before have been wrong.
+        let due = segment.captured.zip(self.steering.target()).map(|(at, target)| at + target);
+        let late = due.map(|due| now.max(at).saturating_duration_since(due));
+        let skip = late.filter(|&late| skip >= length && late < length).unwrap_or(skip);
+        let frames = frames(skip);
         if frames >= segment.packets.len() {
-            let length = self.frame * segment.packets.len() as u32;
             self.buffered.remove(&sequence);
             self.state = State::Waiting { sequence: sequence + 1, at, skip: skip - length };
             return None;
@@ -979,6 +984,20 @@ mod tests {
         (0..9).for_each(|_| listener.buffer.handle_need(listener.now, need, allowance));
         assert_eq!(listener.hear(20).replace('_', ""), "~~");
         listener
+    }
+
+    #[test]
+    fn a_wrong_time_of_one_segment_costs_no_more_than_that_segment() {
+        let ms = Duration::from_millis;
+        let mut listener = interrupted(ms(500));
+        let captured = |age: u64| listener.now.checked_sub(ms(age));
+        let ages = [120_000, 1000, 820, 640].map(captured);
+        for (sequence, captured) in (11..15).zip(ages) {
+            listener.buffer.insert(sequence, packets(sequence), captured);
+        }
+        assert_eq!(listener.hear(4), "c0c1c2d0");
+        let latency = listener.buffer.latency().expect("known");
+        assert!(latency < ms(1200), "{latency:?}");
     }
 
     #[test]

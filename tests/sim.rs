@@ -496,6 +496,12 @@ fn most_behind(outcome: &Outcome, from: Duration, to: Duration) -> f32 {
     some.map(|(_, latency)| *latency).fold(0.0, f32::max)
 }
 
+/// The one in the middle.
+fn middle(values: &mut [f32]) -> f32 {
+    values.sort_by(f32::total_cmp);
+    values[values.len() / 2]
+}
+
 /// Silence after `from`, once sound had begun, and when the last of it ended.
 fn silence_after(outcome: &Outcome, from: Duration) -> (Duration, Duration) {
     let after = outcome.silences.iter().filter(|(_, to)| *to > from);
@@ -602,37 +608,50 @@ fn a_server_without_the_extension_layer_takes_over_and_is_heard() {
 
 #[test]
 fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
+    const DICE: std::ops::RangeInclusive<u64> = 1..=20;
     let at = |seconds| Duration::from_secs(seconds);
     for (pause, (name, hop)) in
         [5, 120].into_iter().flat_map(|pause| paths().map(|path| (pause, path)))
     {
         let kind = Kind { pause: (100, 100 + pause), ..Kind::DEFAULT };
         let run = run(kind, Duration::ZERO, at(800));
-        let calm = listen(Setting::new(vec![hop], at(100), 5), &[hour()]).queries;
-        let still = listen(Setting::new(vec![hop], at(100 + pause), 5), &[Arc::clone(&run)]);
-        let asked = still.queries - calm;
-        let outcome = listen(Setting::new(vec![hop], at(790), 5), &[Arc::clone(&run)]);
         let over = at(100 + pause);
-        let silences = outcome.silences.iter();
-        let end = silences.clone().filter(|(from, _)| *from < over).map(|(_, to)| *to).max();
-        let end = end.expect("a pause is heard");
-        let more: Duration =
-            silences.filter(|(from, _)| *from >= over).map(|(from, to)| *to - *from).sum();
-        let late = |from: u64, to: u64| most_behind(&outcome, at(from), at(to));
-        // The segment that the pause divides began before it.
-        let (before, soon, later) = (late(60, 100), late(103 + pause, 180 + pause), late(700, 790));
+        let (mut soon, mut later, mut asked_by_all) = (Vec::new(), Vec::new(), 0);
+        for dice in DICE {
+            let calm = listen(Setting::new(vec![hop], at(100), dice), &[hour()]).queries;
+            let still = listen(Setting::new(vec![hop], over, dice), &[Arc::clone(&run)]);
+            let asked = still.queries - calm;
+            let outcome = listen(Setting::new(vec![hop], at(790), dice), &[Arc::clone(&run)]);
+            let silences = outcome.silences.iter();
+            let end = silences.clone().filter(|(from, _)| *from < over).map(|(_, to)| *to).max();
+            let end = end.expect("a pause is heard");
+            let more: Duration =
+                silences.filter(|(from, _)| *from >= over).map(|(from, to)| *to - *from).sum();
+            // The segment that the pause divides began before it.
+            let before = most_behind(&outcome, at(60), at(100));
+            let behind = |from: u64, to: u64| most_behind(&outcome, at(from), at(to)) - before;
+            soon.push(behind(103 + pause, 180 + pause));
+            later.push(behind(700, 790));
+            println!(
+                "{name}, {pause} s, dice {dice}: {asked} queries meanwhile, sound {:?} after its \
+                 end, then silent for {more:?}; {before:.0} ms behind before",
+                end - over
+            );
+            assert!(end < over + 4 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
+            // What it is behind now is found out.
+            assert!(more < SECOND / 2, "{name}: {:?}", outcome.silences);
+            asked_by_all += asked;
+            assert_eq!(outcome.disorder, 0, "{name}");
+        }
+        let most = (10 + pause) * 20;
+        assert!(asked_by_all < most, "{name}: {asked_by_all} queries in {pause} s, of twenty");
+        // One throw in twenty loses what it asks for just when sound is back, or had been nearer than it
+        // could stay.
         println!(
-            "{name}, {pause} s: {asked} queries meanwhile, sound {:?} after its end, then silent for \
-             {more:?}; {before:.0} ms behind before, {soon:.0} soon, {later:.0} later",
-            end - over
+            "{name}, {pause} s: further behind than before by {soon:.0?} ms soon, {later:.0?} later"
         );
-        assert!(end < over + 4 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
-        // What it is behind now is found out.
-        assert!(more < SECOND / 2, "{name}: {:?}", outcome.silences);
-        assert!(asked < 10 + pause, "{name}: {asked} queries in {pause} s");
-        assert!(soon < before + 500.0, "{name}: {soon} ms behind, {before} before");
-        assert!(later < before + 500.0, "{name}: {later} ms behind, {before} before");
-        assert_eq!(outcome.disorder, 0, "{name}");
+        assert!(middle(&mut soon) < 500.0, "{name}: {soon:?} ms further behind");
+        assert!(middle(&mut later) < 500.0, "{name}: {later:?} ms further behind");
         // Who comes while nothing is captured hears what is captured then, from its beginning.
         if pause > 60 {
             let mut setting = Setting::new(vec![hop], at(300 + pause), 5);

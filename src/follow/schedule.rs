@@ -254,6 +254,23 @@ impl Schedule {
         }
         (at.checked_sub(length).unwrap_or(at), resumed)
     }
+
+    /// Two looks at the edge, of which the first, at `made`, was below `first` and the second, of `newest`,
+    /// whose time is known, was not. If the source paused before `first`, when that was published is
+    /// reckoned back from `newest`, so that those between are not taken for older than the pause.
+    fn learn_pause(&mut self, first: Sequence, made: Instant, newest: Sequence) {
+        let known = |n: Sequence| self.published.get(&n).map(|known| known.0);
+        let (Some(end), true) = (known(newest), first < newest) else { return };
+        let before = self.published.range(..first).next_back();
+        let longest = self.segment_duration_max();
+        let lasted = lasting(longest, newest - first);
+        let at = end.checked_sub(lasted).map_or(made, |at| at.max(made)).min(end);
+        let paused =
+            before.is_some_and(|(&n, known)| at > known.0 + lasting(longest, first - n + 1));
+        if paused && known(first).is_none() {
+            self.published.insert(first, (at, false));
+        }
+    }
 }
 
 impl Follower {
@@ -283,7 +300,7 @@ impl Follower {
         };
         // The answer was made half-way, to within half a round trip.
         let made = sent + now.saturating_duration_since(sent) / 2;
-        self.edge = Some((record, made));
+        let before = self.edge.replace((record, made));
         self.direct = answer.authoritative;
         if let Mode::Schedule(schedule) = &mut self.mode {
             if schedule.slept.is_some_and(|awoke| sent < awoke) {
@@ -293,7 +310,7 @@ impl Follower {
             }
             schedule.direct = answer.authoritative;
             schedule.denials = 0;
-            self.sync(now, record, made);
+            self.sync(now, record, made, before);
         } else {
             self.settle(now);
         }
@@ -545,8 +562,14 @@ impl Follower {
         self.start_if_ready(now);
     }
 
-    /// Compares the schedule with a fresh look at the live edge.
-    fn sync(&mut self, now: Instant, edge: NowRecord, made: Instant) {
+    /// Compares the schedule with a fresh look at the live edge, and with the one before.
+    fn sync(
+        &mut self,
+        now: Instant,
+        edge: NowRecord,
+        made: Instant,
+        before: Option<(NowRecord, Instant)>,
+    ) {
         let Mode::Schedule(schedule) = &mut self.mode else { return };
         let longest = schedule.segment_duration_max();
         let slept = schedule.slept.take().is_some();
@@ -581,6 +604,9 @@ impl Follower {
                 .published
                 .insert(edge.next - 1, (published, known.is_some_and(|known| known.1)));
             schedule.looked = made;
+            if let Some((before, made)) = before {
+                schedule.learn_pause(before.next, made, edge.next - 1);
+            }
         }
         let behind = edge.next.saturating_sub(self.cursor);
         let latency = self.latency.unwrap_or(longest + self.path.allowance);
@@ -778,6 +804,58 @@ impl Follower {
 mod tests {
     use super::*;
     use crate::follow::next_random;
+
+    #[test]
+    fn what_a_paused_source_published_since_a_look_at_the_edge_is_not_older_than_that() {
+        let ms = Duration::from_millis;
+        let begun = Instant::now();
+        let longest = ms(720);
+        let schedule = || {
+            let published = [(10, (begun, false))].into_iter().collect();
+            Schedule {
+                id: 1,
+                upcoming: 14,
+                due: begun,
+                published,
+                frame: ms(20),
+                packets_max: 36,
+                guard: GUARD,
+                direct: true,
+                ended: false,
+                rate: 0.0,
+                looked: begun,
+                changed: false,
+                denials: 0,
+                slept: None,
+                unborn: None,
+                start: None,
+            }
+        };
+        let captured = |schedule: &mut Schedule, sequence| {
+            let now = begun + ms(90_000);
+            let sent = now - ms(20);
+            let asked = Asked { sent, missed: None, timely: false };
+            schedule.learn(sequence, 36, asked, now, ms(20)).0
+        };
+        // Two looks, of which the second shows 11, 12 and 13; 12 comes first.
+        let looked = begun + ms(85_000);
+        let mut paused = schedule();
+        paused.published.insert(13, (begun + ms(89_900), false));
+        paused.learn_pause(11, looked, 13);
+        assert_eq!(captured(&mut paused, 12), begun + ms(89_900) - 2 * longest);
+        assert_eq!(captured(&mut paused, 11), begun + ms(89_900) - 3 * longest);
+        // Not before the first look, which was below it.
+        let mut held_up = schedule();
+        held_up.published.insert(13, (begun + ms(86_000), false));
+        held_up.learn_pause(11, looked, 13);
+        assert_eq!(captured(&mut held_up, 11), looked - longest);
+        // Without a pause, each follows from the one before.
+        let mut usual = schedule();
+        let edge = begun + 3 * longest + ms(50);
+        usual.published.insert(13, (edge, false));
+        usual.learn_pause(11, begun + ms(100), 13);
+        assert_eq!(captured(&mut usual, 11), begun);
+    }
 
     #[test]
     fn c13_of_many_one_asks_well_before_the_others() {
