@@ -1,6 +1,7 @@
 //! Sounding the way to a server while playing begins: how much it loses decides how far behind the
 //! live edge to play, and to go back later takes minutes. So `config` is asked for four dozen times
-//! more, which any cache answers. Nothing is made of the answers but that they came.
+//! more, which any cache answers; for two dozen of a near server, unless one of those is lost. Nothing
+//! is made of the answers but that they came.
 //!
 //! Later the way to a near server is sounded whenever a segment is late, one question at a time, to
 //! tell a path that loses from a server that has too much to do.
@@ -13,12 +14,17 @@ use std::time::{Duration, Instant};
 /// Questions. A path that loses a fifth of the packets each way loses 54 % of four dozen one time in a
 /// hundred; one that loses two fifths, less than that six times in a hundred.
 const SOUNDINGS: u32 = 48;
+/// Those that a near server is spared if all before them are answered: where a twentieth of the
+/// packets is lost each way, that happens one time in twelve.
+const SOUNDINGS_SPARED: u32 = 24;
 /// And of a server that has not answered anything yet.
 const SOUNDINGS_UNHEARD: u32 = 16;
 /// So many of those are not all lost where there is somebody to answer them.
 const NOBODY: usize = 8;
 /// They start this far apart.
 const INTERVAL: Duration = Duration::from_millis(3);
+/// And this far to a near server: all listeners of a crowd may come at once.
+const INTERVAL_NEAR: Duration = Duration::from_millis(4);
 /// An answer that is not later than this is no surprise.
 const JITTER: Duration = Duration::from_millis(250);
 /// An answer may come this late; that it does is not waited for.
@@ -41,6 +47,10 @@ struct Sounding {
 #[derive(Debug)]
 pub(super) struct Soundings {
     left: u32,
+    /// Those that are asked only if one was lost.
+    spared: u32,
+    /// The one of a near server that was lost and does not count.
+    excused: Option<u64>,
     next: Option<Instant>,
     /// Whether one is to be asked at once, as an answer is late.
     more: bool,
@@ -49,12 +59,40 @@ pub(super) struct Soundings {
 
 impl Soundings {
     pub(super) fn new() -> Soundings {
-        Soundings { left: SOUNDINGS, next: None, more: false, out: Vec::new() }
+        Soundings {
+            left: SOUNDINGS,
+            spared: 0,
+            excused: None,
+            next: None,
+            more: false,
+            out: Vec::new(),
+        }
     }
 
-    /// No more are needed: how many are left out, to be taken for answered.
+    /// No more are needed: how many are left out.
     pub(super) fn leave_out(&mut self) -> usize {
+        self.spared = 0;
         std::mem::take(&mut self.left) as usize
+    }
+
+    /// Hears that the server is near: it is asked for fewer, from now on.
+    pub(super) fn handle_near(&mut self, now: Instant) {
+        if self.left == SOUNDINGS {
+            self.left -= SOUNDINGS_SPARED;
+            self.spared = SOUNDINGS_SPARED;
+            self.next = Some(now);
+        }
+    }
+
+    /// Hears that one to a near server was lost. Returns whether that is let pass: beginning half a
+    /// second further behind takes more than one in four dozen.
+    fn excuse(&mut self, key: u64) -> bool {
+        self.excused.get_or_insert(key) == &key
+    }
+
+    /// One is lost, or seems to be: how much is lost is worth knowing.
+    fn ask_spared(&mut self) {
+        self.left += std::mem::take(&mut self.spared);
     }
 
     /// Hears that a question sent at `sent` is the first one to be answered. Returns whether so much was
@@ -97,8 +135,8 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
-        // A near server, which is not sounded, has answered before the first is due. One that may not
-        // be there is not asked so much.
+        // A near server has answered before the first is due. One that may not be there is not asked
+        // so much.
         let next = *self.soundings.next.get_or_insert(now + NEAR);
         let heard = self.servers[self.current].upstream.rtt().is_some();
         let more = self.soundings.more;
@@ -118,7 +156,8 @@ impl Fetcher {
             self.soundings.more = false;
         } else {
             self.soundings.left -= 1;
-            self.soundings.next = Some(now + INTERVAL);
+            let near = self.servers[server].upstream.is_near();
+            self.soundings.next = Some(now + if near { INTERVAL_NEAR } else { INTERVAL });
         }
         let sounding = Sounding { key, server, lookup, sent: now, overdue: false, first: !more };
         self.soundings.out.push(sounding);
@@ -146,13 +185,19 @@ impl Fetcher {
     pub(super) fn handle_sounding_timeout(&mut self, now: Instant) {
         for index in 0..self.soundings.out.len() {
             let sounding = &self.soundings.out[index];
-            if !sounding.overdue && self.sounding_due(sounding) <= now {
-                let upstream = &mut self.servers[sounding.server].upstream;
-                // Where nothing is answered at all, nothing is learned.
-                if upstream.rtt().is_some() {
-                    upstream.handle_soundings(now, sounding.first, 1, 0);
-                }
-                self.soundings.out[index].overdue = true;
+            if sounding.overdue || self.sounding_due(sounding) > now {
+                continue;
+            }
+            let &Sounding { key, server, first, .. } = sounding;
+            self.soundings.out[index].overdue = true;
+            let upstream = &mut self.servers[server].upstream;
+            let excused = first && upstream.is_near() && self.soundings.excuse(key);
+            // Where nothing is answered at all, nothing is learned.
+            if upstream.rtt().is_some() && !excused {
+                upstream.handle_soundings(now, first, 1, 0);
+            }
+            if first {
+                self.soundings.ask_spared();
             }
         }
         self.soundings.out.retain(|sounding| sounding.lookup.poll_timeout() > now);
@@ -167,11 +212,15 @@ impl Fetcher {
             Progress::Answered { .. } | Progress::Truncated => {
                 let sounding = self.soundings.out.swap_remove(index);
                 let upstream = &mut self.servers[sounding.server].upstream;
-                match sounding.overdue {
+                match sounding.overdue && self.soundings.excused != Some(lookup) {
                     true => upstream.handle_late_sounding(now, sounding.first),
                     false => upstream.handle_soundings(now, sounding.first, 0, 1),
                 }
                 upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
+                let is_passed = |s: &Sounding| s.first && s.sent + NEAR <= sounding.sent;
+                if self.soundings.out.iter().any(is_passed) {
+                    self.soundings.ask_spared();
+                }
             }
             Progress::Ignored(error) => self.count_ignored(error),
             Progress::Pending | Progress::Failed => {}
