@@ -943,8 +943,6 @@ mod tests {
             "{near} soundings, {lossy} lost, {excused} with one"
         );
         assert_eq!(asked_for_config(120 * MS, false, 0).1, 48);
-        let (asked, soundings, _) = asked_for_config(45 * MS, true, 0);
-        assert!(asked + soundings < 12, "{asked} + {soundings} of a server that has no config");
     }
 
     /// Connections that are kept open to a server on a path that loses half of the attempts.
@@ -979,24 +977,49 @@ mod tests {
         now += SHORT_FOR;
         assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
         // The server itself closes what brings no question in time.
-        let texts = vec![b"v=1;id=00000007;first=0;next=9;age=10;clock=0".to_vec()];
+        tell(&mut fetcher, now, Ask::Now, "v=1;id=00000007;first=0;next=9;age=10;clock=0");
+        assert!(fetcher.follower.is_direct());
+        fetcher.servers[0].links[2].waiting.push(Waiting { sent: now, ..asked });
+        fetcher.handle_closed(now + 300 * MS, 0, 2, true);
+        now += LINK_FRESH;
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+    }
+
+    /// Lets the server itself say this.
+    fn tell(fetcher: &mut Fetcher, now: Instant, ask: Ask, text: &str) {
         let answer = Answer {
             rcode: Rcode::NOERROR,
             authoritative: true,
             truncated: false,
-            texts,
+            texts: vec![text.into()],
             ttl: 0,
             negative_ttl: None,
             edns: true,
             cookie: None,
         };
         let told = Outcome::Answered { answer, sent: now };
-        assert_eq!(fetcher.follower.handle_result(now, Ask::Now, told), Use::Useful);
-        assert!(fetcher.follower.is_direct());
-        fetcher.servers[0].links[2].waiting.push(Waiting { sent: now, ..asked });
-        fetcher.handle_closed(now + 300 * MS, 0, 2, true);
-        now += LINK_FRESH;
-        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+        assert_eq!(fetcher.follower.handle_result(now, ask, told), Use::Useful);
+    }
+
+    #[test]
+    fn that_most_is_lost_is_asked_once_more_before_playing_begins() {
+        for (lost, starting, more) in [(40, true, true), (20, true, false), (40, false, false)] {
+            let now = Instant::now();
+            let mut fetcher = fetcher(now);
+            if starting {
+                tell(&mut fetcher, now, Ask::Now, "v=1;id=00000007;first=0;next=9;age=10;clock=0");
+                let config = "v=1;id=00000007;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;frames=12;ttl=60;window=75";
+                tell(&mut fetcher, now, Ask::Config, config);
+                assert!(fetcher.follower.is_starting());
+            }
+            fetcher.soundings.leave_out();
+            fetcher.servers[0].upstream.handle_soundings(now, true, lost, 48 - lost);
+            fetcher.handle_timeout(now);
+            assert_eq!(fetcher.soundings.is_open(), more, "{lost} lost, {starting}");
+            fetcher.soundings.leave_out();
+            fetcher.handle_timeout(now);
+            assert!(!fetcher.soundings.is_open(), "a second time, {lost} lost");
+        }
     }
 
     /// Datagrams sent until `end`, nothing being answered: the lookups.

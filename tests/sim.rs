@@ -496,10 +496,8 @@ fn most_behind(outcome: &Outcome, from: Duration, to: Duration) -> f32 {
     some.map(|(_, latency)| *latency).fold(0.0, f32::max)
 }
 
-/// The one in the middle.
-fn middle(values: &mut [f32]) -> f32 {
-    values.sort_by(f32::total_cmp);
-    values[values.len() / 2]
+fn mean(values: &[f32]) -> f32 {
+    values.iter().sum::<f32>() / values.len() as f32
 }
 
 /// Silence after `from`, once sound had begun, and when the last of it ended.
@@ -552,24 +550,34 @@ fn a_restarted_server_is_heard_within_5_s() {
 fn who_comes_before_the_server_is_as_close_behind_as_who_comes_later() {
     let begun = Duration::from_secs(100);
     let first = run(Kind::DEFAULT, begun, 300 * SECOND);
-    for (early, (name, hop)) in
-        [500, 1000, 2000, 4000, 8000].into_iter().flat_map(|ms| paths().map(|path| (ms, path)))
-    {
-        let listen_from = |join: Duration| {
-            let setting = Setting { join, ..Setting::new(vec![hop], 200 * SECOND, 5) };
-            listen(setting, &[Arc::clone(&first)])
-        };
-        let late = listen_from(begun + 10 * SECOND);
-        let usual = most_behind(&late, begun + 12 * SECOND, begun + 40 * SECOND);
-        let outcome = listen_from(begun - Duration::from_millis(early));
-        let behind = most_behind(&outcome, begun, begun + 40 * SECOND);
-        let sound = outcome.first_sound.expect("it is heard") - begun;
-        println!(
-            "{name}, {early} ms early: sound after {sound:?}, {behind:.0} ms behind ({usual:.0})"
-        );
-        // A resolver that found nobody for long does not ask for a while.
-        assert!(sound < 8 * SECOND, "{name}, {early}: {sound:?}");
-        assert!(behind < usual + 500.0, "{name}, {early} ms early: {behind} ms behind");
+    // How far behind somebody is who joins then, on the average and at most in twenty throws, and the
+    // latest first sound.
+    let listen_from = |hop: HopKind, join: Duration, from: Duration| {
+        let mut behind = Vec::new();
+        let mut sound = Duration::ZERO;
+        for dice in 1..=20 {
+            let setting = Setting { join, ..Setting::new(vec![hop], 160 * SECOND, dice) };
+            let outcome = listen(setting, &[Arc::clone(&first)]);
+            behind.push(most_behind(&outcome, from, begun + 40 * SECOND));
+            sound = sound.max(outcome.first_sound.expect("it is heard").saturating_sub(begun));
+        }
+        (mean(&behind), behind.iter().copied().fold(0.0, f32::max), sound)
+    };
+    for (name, hop) in paths() {
+        let (usual, usual_most, _) = listen_from(hop, begun + 10 * SECOND, begun + 12 * SECOND);
+        for early in [500, 1000, 2000, 4000, 8000] {
+            let (behind, most, sound) =
+                listen_from(hop, begun - Duration::from_millis(early), begun);
+            println!(
+                "{name}, {early} ms early: sound after {sound:?}, {behind:.0} ms behind, at most \
+                 {most:.0} ({usual:.0}, {usual_most:.0})"
+            );
+            // A resolver that found nobody for long does not ask for a while.
+            assert!(sound < 8 * SECOND, "{name}, {early}: {sound:?}");
+            // What a path of few questions seems to lose is chance.
+            assert!(behind < usual + 250.0, "{name}, {early} ms early: {behind} ms behind");
+            assert!(most < usual_most + 500.0, "{name}, {early} ms early: {most} ms behind");
+        }
     }
 }
 
@@ -608,7 +616,7 @@ fn a_server_without_the_extension_layer_takes_over_and_is_heard() {
 
 #[test]
 fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
-    const DICE: std::ops::RangeInclusive<u64> = 1..=20;
+    const DICE: std::ops::RangeInclusive<u64> = 1..=12;
     let at = |seconds| Duration::from_secs(seconds);
     for (pause, (name, hop)) in
         [5, 120].into_iter().flat_map(|pause| paths().map(|path| (pause, path)))
@@ -618,9 +626,10 @@ fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
         let over = at(100 + pause);
         let (mut soon, mut later, mut asked_by_all) = (Vec::new(), Vec::new(), 0);
         for dice in DICE {
-            let calm = listen(Setting::new(vec![hop], at(100), dice), &[hour()]).queries;
+            let calm = listen(Setting::new(vec![hop], at(790), dice), &[hour()]);
+            let calm_queries = listen(Setting::new(vec![hop], at(100), dice), &[hour()]).queries;
             let still = listen(Setting::new(vec![hop], over, dice), &[Arc::clone(&run)]);
-            let asked = still.queries - calm;
+            let asked = still.queries - calm_queries;
             let outcome = listen(Setting::new(vec![hop], at(790), dice), &[Arc::clone(&run)]);
             let silences = outcome.silences.iter();
             let end = silences.clone().filter(|(from, _)| *from < over).map(|(_, to)| *to).max();
@@ -628,13 +637,14 @@ fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
             let more: Duration =
                 silences.filter(|(from, _)| *from >= over).map(|(from, to)| *to - *from).sum();
             // The segment that the pause divides began before it.
-            let before = most_behind(&outcome, at(60), at(100));
-            let behind = |from: u64, to: u64| most_behind(&outcome, at(from), at(to)) - before;
+            let behind = |from: u64, to: u64| {
+                most_behind(&outcome, at(from), at(to)) - most_behind(&calm, at(from), at(to))
+            };
             soon.push(behind(103 + pause, 180 + pause));
             later.push(behind(700, 790));
             println!(
                 "{name}, {pause} s, dice {dice}: {asked} queries meanwhile, sound {:?} after its \
-                 end, then silent for {more:?}; {before:.0} ms behind before",
+                 end, then silent for {more:?}",
                 end - over
             );
             assert!(end < over + 4 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
@@ -643,15 +653,13 @@ fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
             asked_by_all += asked;
             assert_eq!(outcome.disorder, 0, "{name}");
         }
-        let most = (10 + pause) * 20;
-        assert!(asked_by_all < most, "{name}: {asked_by_all} queries in {pause} s, of twenty");
-        // One throw in twenty loses what it asks for just when sound is back, or had been nearer than it
-        // could stay.
-        println!(
-            "{name}, {pause} s: further behind than before by {soon:.0?} ms soon, {later:.0?} later"
-        );
-        assert!(middle(&mut soon) < 500.0, "{name}: {soon:?} ms further behind");
-        assert!(middle(&mut later) < 500.0, "{name}: {later:?} ms further behind");
+        let most = (10 + pause) * 12;
+        assert!(asked_by_all < most, "{name}: {asked_by_all} queries in {pause} s, of twelve");
+        // Than who listens to a source that does not pause, on the same path.
+        let (soon, later) = (mean(&soon), mean(&later));
+        println!("{name}, {pause} s: further behind by {soon:.0} ms soon, {later:.0} later");
+        assert!(soon < 400.0, "{name}: {soon} ms further behind");
+        assert!(later < 200.0, "{name}: {later} ms further behind");
         // Who comes while nothing is captured hears what is captured then, from its beginning.
         if pause > 60 {
             let mut setting = Setting::new(vec![hop], at(300 + pause), 5);

@@ -1,7 +1,7 @@
 //! Sounding the way to a server while playing begins: how much it loses decides how far behind the
 //! live edge to play, and to go back later takes minutes. So `config` is asked for four dozen times
-//! more, which any cache answers; for two dozen of a near server, unless one of those is lost. Nothing
-//! is made of the answers but that they came.
+//! more, which any cache answers; two dozen times of a near server, unless one of those is lost; and as
+//! often once more where most are. Nothing is made of the answers but that they came.
 //!
 //! Later the way to a near server is sounded whenever a segment is late, one question at a time, to
 //! tell a path that loses from a server that has too much to do.
@@ -23,8 +23,11 @@ const SOUNDINGS_UNHEARD: u32 = 16;
 const NOBODY: usize = 8;
 /// They start this far apart.
 const INTERVAL: Duration = Duration::from_millis(3);
-/// And this far to a near server: all listeners of a crowd may come at once.
+/// All listeners of a crowd may come to a near server at once. So it is asked the next when the one
+/// before is answered, or one more for each such part of the shortest round trip before that.
 const INTERVAL_NEAR: Duration = Duration::from_millis(4);
+/// Or when that may be lost: it is later than twice the usual by this.
+const PATIENCE_NEAR: Duration = Duration::from_millis(10);
 /// An answer that is not later than this is no surprise.
 const JITTER: Duration = Duration::from_millis(250);
 /// An answer may come this late; that it does is not waited for.
@@ -51,6 +54,10 @@ pub(super) struct Soundings {
     spared: u32,
     /// The one of a near server that was lost and does not count.
     excused: Option<u64>,
+    /// Whether there were as many once more.
+    doubted: bool,
+    /// The shortest round trip to a near server.
+    shortest: Duration,
     next: Option<Instant>,
     /// Whether one is to be asked at once, as an answer is late.
     more: bool,
@@ -63,6 +70,8 @@ impl Soundings {
             left: SOUNDINGS,
             spared: 0,
             excused: None,
+            doubted: false,
+            shortest: NEAR,
             next: None,
             more: false,
             out: Vec::new(),
@@ -88,6 +97,17 @@ impl Soundings {
     /// second further behind takes more than one in four dozen.
     fn excuse(&mut self, key: u64) -> bool {
         self.excused.get_or_insert(key) == &key
+    }
+
+    /// So many are lost that what follows from it is worth being surer of. Returns whether there are
+    /// more to be asked now.
+    fn ask_again(&mut self) -> bool {
+        let ask = !self.doubted && !self.is_open();
+        if ask {
+            self.doubted = true;
+            self.left = SOUNDINGS;
+        }
+        ask
     }
 
     /// One is lost, or seems to be: how much is lost is worth knowing.
@@ -140,6 +160,7 @@ impl Fetcher {
         let next = *self.soundings.next.get_or_insert(now + NEAR);
         let heard = self.servers[self.current].upstream.rtt().is_some();
         let more = self.soundings.more;
+        let next = self.room_at().map_or(next, |room| room.max(next));
         if !more && (!self.soundings.has_next(heard) || next > now) {
             return None;
         }
@@ -156,12 +177,21 @@ impl Fetcher {
             self.soundings.more = false;
         } else {
             self.soundings.left -= 1;
-            let near = self.servers[server].upstream.is_near();
-            self.soundings.next = Some(now + if near { INTERVAL_NEAR } else { INTERVAL });
+            self.soundings.next = Some(now + INTERVAL);
         }
         let sounding = Sounding { key, server, lookup, sent: now, overdue: false, first: !more };
         self.soundings.out.push(sounding);
         Some(Transmit { server, route: Route::Datagram { lookup: key }, framed })
+    }
+
+    /// When a near server may be asked the next, if it is not at once.
+    fn room_at(&self) -> Option<Instant> {
+        let upstream = &self.servers[self.current].upstream;
+        let rtt = upstream.rtt().filter(|_| upstream.is_near())?;
+        let room =
+            (self.soundings.shortest.min(rtt).as_nanos() / INTERVAL_NEAR.as_nanos()) as usize;
+        let last = self.soundings.out.iter().rev().filter(|sounding| sounding.first).nth(room)?;
+        Some(last.sent + rtt * 2 + PATIENCE_NEAR)
     }
 
     /// When an answer to this one is late.
@@ -178,6 +208,7 @@ impl Fetcher {
         let due = self.soundings.out.iter().map(|sounding| self.sounding_due(sounding)).min();
         let heard = self.servers[self.current].upstream.rtt().is_some();
         let next = self.soundings.next.filter(|_| self.soundings.has_next(heard));
+        let next = next.map(|next| self.room_at().map_or(next, |room| room.max(next)));
         due.into_iter().chain(next).min()
     }
 
@@ -200,6 +231,10 @@ impl Fetcher {
                 self.soundings.ask_spared();
             }
         }
+        let clogged = self.servers[self.current].upstream.is_surely_clogged();
+        if clogged && self.follower.is_starting() && self.soundings.ask_again() {
+            self.soundings.next = Some(now);
+        }
         self.soundings.out.retain(|sounding| sounding.lookup.poll_timeout() > now);
     }
 
@@ -210,13 +245,15 @@ impl Fetcher {
         let sounding = &mut self.soundings.out[index];
         match sounding.lookup.handle_message(now, message, Transport::Udp) {
             Progress::Answered { .. } | Progress::Truncated => {
-                let sounding = self.soundings.out.swap_remove(index);
+                let sounding = self.soundings.out.remove(index);
                 let upstream = &mut self.servers[sounding.server].upstream;
                 match sounding.overdue && self.soundings.excused != Some(lookup) {
                     true => upstream.handle_late_sounding(now, sounding.first),
                     false => upstream.handle_soundings(now, sounding.first, 0, 1),
                 }
-                upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
+                let round_trip = now.saturating_duration_since(sounding.sent);
+                upstream.handle_round_trip(round_trip);
+                self.soundings.shortest = self.soundings.shortest.min(round_trip);
                 let is_passed = |s: &Sounding| s.first && s.sent + NEAR <= sounding.sent;
                 if self.soundings.out.iter().any(is_passed) {
                     self.soundings.ask_spared();
