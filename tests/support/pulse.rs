@@ -59,7 +59,7 @@ impl Pulse {
         for sink in ["src", "dst"] {
             command.arg("-L");
             command.arg(format!(
-                "module-null-sink sink_name={sink} rate=48000 channels=2 format=float32le"
+                "module-null-sink sink_name={sink} rate=48000 channels=2 format=float32le norewinds=1"
             ));
         }
         self.server = Some(self.spawn(&mut command, "pulseaudio"));
