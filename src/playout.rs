@@ -493,9 +493,14 @@ impl JitterBuffer {
         self.steering.excess_at_return(latency).filter(|_| silent).map(|excess| (now, excess))
     }
 
+    /// When a segment is to be heard by its own time, if that and the target are known.
+    fn due(&self, segment: &Buffered) -> Option<Instant> {
+        segment.captured.zip(self.steering.target()).map(|(captured, target)| captured + target)
+    }
+
     /// Whether a segment comes so early that the next ones may be late.
     fn is_held_back(&self, now: Instant, segment: &Buffered) -> bool {
-        let due = segment.captured.zip(self.steering.target()).map(|(at, target)| at + target);
+        let due = self.due(segment);
         due.is_some_and(|due| now < due && due.duration_since(now) <= HOLD_BACK)
     }
 
@@ -516,21 +521,18 @@ impl JitterBuffer {
         if !self.buffered.contains_key(&sequence) && now.saturating_duration_since(at) >= PATIENCE {
             // It was waited for long enough; begin with what is here.
             if let Some((&next, segment)) = self.buffered.iter().next() {
-                let behind = segment.captured.zip(self.steering.target());
-                let late = behind.map(|(captured, target)| captured + target);
-                let skip = late.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                let due = self.due(segment);
+                let skip = due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
                 self.state = State::Waiting { sequence: next, at: now, skip };
                 return None;
             }
         }
         let Some(segment) = self.buffered.get(&sequence) else { return Some(self.nothing()) };
-        let frames = |skip: Duration| (skip.as_nanos() / self.frame.as_nanos()) as usize;
         let length = self.frame * segment.packets.len() as u32;
         // Its own time tells whether it is too late, should that of the one before have been wrong.
-        let due = segment.captured.zip(self.steering.target()).map(|(at, target)| at + target);
-        let late = due.map(|due| now.max(at).saturating_duration_since(due));
+        let late = self.due(segment).map(|due| now.max(at).saturating_duration_since(due));
         let skip = late.filter(|&late| skip >= length && late < length).unwrap_or(skip);
-        let frames = frames(skip);
+        let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
         if frames >= segment.packets.len() {
             self.buffered.remove(&sequence);
             self.state = State::Waiting { sequence: sequence + 1, at, skip: skip - length };
