@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// A connection that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(5);
-/// A handshake that takes longer has failed; two that were lost take 3 s (RFC 6298 §5).
+/// A handshake that takes longer has failed, however often it was begun anew.
 const CONNECT: Duration = Duration::from_secs(4);
 /// Queries waiting to be sent, in octets; more means that nothing goes out.
 const PENDING_MAX: usize = 64 * 1024;
@@ -39,6 +39,8 @@ pub struct Link {
     taken: usize,
     used: Instant,
     opened: Instant,
+    /// When the handshake is begun anew, and after how long it is the next time.
+    anew: (Instant, Duration),
     broken: bool,
 }
 
@@ -54,14 +56,16 @@ impl Link {
             taken: 0,
             used: Instant::now(),
             opened: Instant::now(),
+            anew: (Instant::now(), Duration::ZERO),
             broken: false,
         }
     }
 
-    /// Sends a message with its length prefix, soon. Returns whether a connection had to be opened.
-    /// That it failed is told by [`Link::handle_ready`] or [`Link::handle_timeout`].
-    pub fn send(&mut self, message: &[u8], now: Instant) -> bool {
-        let opened = self.open(now);
+    /// Sends a message with its length prefix, soon. Returns whether a connection had to be opened, as
+    /// [`Link::open`] does. That it failed is told by [`Link::handle_ready`] or
+    /// [`Link::handle_timeout`].
+    pub fn send(&mut self, message: &[u8], now: Instant, patience: Duration) -> bool {
+        let opened = self.open(now, patience);
         if self.outgoing.len() + message.len() <= PENDING_MAX {
             self.outgoing.extend_from_slice(message);
         }
@@ -71,8 +75,10 @@ impl Link {
         opened
     }
 
-    /// Opens the connection if it is not open, and returns whether it was not.
-    pub fn open(&mut self, now: Instant) -> bool {
+    /// Opens the connection if it is not open, and returns whether it was not. A handshake that is not
+    /// over after `patience` is begun anew, from another port, then after twice that time, and so on:
+    /// the system waits a whole second, as it does not know the way (RFC 6298 §2.1).
+    pub fn open(&mut self, now: Instant, patience: Duration) -> bool {
         self.used = now;
         if self.stream.is_some() {
             return false;
@@ -83,6 +89,7 @@ impl Link {
         self.taken = 0;
         self.outgoing.clear();
         self.opened = now;
+        self.anew = (now + patience, patience * 2);
         self.stream = connect(self.address).ok();
         true
     }
@@ -102,14 +109,22 @@ impl Link {
 
     /// When [`Link::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let at = if self.connected { self.used + IDLE } else { self.opened + CONNECT };
+        let up = || (self.opened + CONNECT).min(self.anew.0);
+        let at = if self.connected { self.used + IDLE } else { up() };
         self.stream.as_ref().map(|_| at)
     }
 
-    /// Closes a connection that is idle or does not come up, and tells of it.
+    /// Begins a handshake anew that takes too long; closes a connection that is idle or does not come
+    /// up, and tells of it.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<LinkEvent> {
         self.poll_timeout().filter(|&at| now >= at)?;
-        self.stream = None;
+        let waits = !self.connected && now < self.opened + CONNECT;
+        self.stream = if waits { connect(self.address).ok() } else { None };
+        if self.stream.is_some() {
+            let patience = self.anew.1;
+            self.anew = (now + patience, patience * 2);
+            return None;
+        }
         Some(LinkEvent::Closed { connected: self.connected })
     }
 
@@ -199,7 +214,7 @@ mod tests {
     fn pair() -> (Link, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut link = Link::new(listener.local_addr().unwrap());
-        assert!(link.open(Instant::now()));
+        assert!(link.open(Instant::now(), PATIENCE));
         (link, listener.accept().unwrap().0)
     }
 
@@ -232,6 +247,55 @@ mod tests {
         }
         drop(server);
         assert!(matches!(event(&mut link, &mut buffer), LinkEvent::Closed { connected: true }));
+    }
+
+    #[test]
+    fn a_handshake_that_nobody_answers_is_begun_anew() {
+        // Room for one new connection, and that is taken: SYNs are dropped.
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let listener = TcpListener::from(listener);
+        let address = listener.local_addr().unwrap();
+        let _first = TcpStream::connect(address).unwrap();
+        let patience = Duration::from_millis(100);
+        let mut link = Link::new(address);
+        let began = Instant::now();
+        assert!(link.send(&[0, 1, b'a'], began, patience));
+        let port = |link: &Link| link.interest().unwrap().0.local_addr().unwrap().port();
+        let turned_away = port(&link);
+        assert_eq!(link.poll_timeout(), Some(began + patience));
+        assert!(link.handle_timeout(began + patience / 2).is_none());
+        assert_eq!(port(&link), turned_away);
+        // There is room again when the time has come.
+        let _taken = listener.accept().unwrap();
+        assert!(link.handle_timeout(began + patience).is_none());
+        assert_ne!(port(&link), turned_away);
+        assert_eq!(link.poll_timeout(), Some(began + 3 * patience));
+        let (mut server, peer) = listener.accept().unwrap();
+        assert_eq!(peer.port(), port(&link));
+        assert!(matches!(link.handle_ready(began + patience, &mut [0; 70000]), LinkEvent::Nothing));
+        let mut message = [0; 3];
+        server.read_exact(&mut message).unwrap();
+        assert_eq!(message, [0, 1, b'a']);
+        assert_eq!(link.poll_timeout(), Some(began + IDLE));
+    }
+
+    #[test]
+    fn a_handshake_is_given_up_in_the_end() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut link = Link::new(listener.local_addr().unwrap());
+        let began = Instant::now();
+        let mut anew = 0;
+        assert!(link.open(began, Duration::from_millis(100)));
+        while let Some(at) = link.poll_timeout() {
+            match link.handle_timeout(at) {
+                None => anew += 1,
+                Some(event) => assert!(matches!(event, LinkEvent::Closed { connected: false })),
+            }
+        }
+        // After 100, 300, 700, 1500 and 3100 ms.
+        assert_eq!(anew, 5);
     }
 
     #[test]

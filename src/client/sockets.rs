@@ -127,14 +127,17 @@ impl Sockets {
                     if anew {
                         stream.link.close();
                     }
-                    if stream.link.send(&transmit.framed, now) {
+                    let patience = self.fetcher.handshake_patience(transmit.server);
+                    let patience = scatter(patience, random());
+                    if stream.link.send(&transmit.framed, now, patience) {
                         self.fetcher.stats_mut().connections += 1;
                     }
                 }
             }
         }
         while let Some((server, link)) = self.fetcher.poll_open(now) {
-            if self.streams[server * LINKS_MAX + link].link.open(now) {
+            let patience = scatter(self.fetcher.handshake_patience(server), random());
+            if self.streams[server * LINKS_MAX + link].link.open(now, patience) {
                 self.fetcher.stats_mut().connections += 1;
             }
         }
@@ -305,6 +308,13 @@ impl Sockets {
         link.close();
         self.fetcher.handle_closed(now, *server, *number, true);
     }
+}
+
+/// A time from three quarters to five quarters of `time`: those who were turned away together are not to
+/// come back together.
+fn scatter(time: Duration, random: u64) -> Duration {
+    let part = f64::from(random as u32) / f64::from(u32::MAX);
+    time.mul_f64(0.75 + part / 2.0)
 }
 
 /// Sends a datagram from a connected socket with a port of its own.

@@ -29,6 +29,9 @@ pub(super) const LINK_FRESH: Duration = Duration::from_millis(4500);
 /// doubled again (RFC 6298 §5.5).
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(4);
 
+/// How long a handshake may take where nothing is known of the way.
+const HANDSHAKE: Duration = Duration::from_secs(1);
+
 /// What goes on on a connection.
 #[derive(Debug, Default)]
 pub(super) struct LinkUse {
@@ -98,6 +101,14 @@ impl Fetcher {
         let link = server.links.iter().position(spent)?;
         self.servers[current].links[link] = LinkUse::default();
         Some((current, link))
+    }
+
+    /// How long a handshake with a server may take before it is begun anew: as long as an attempt over
+    /// UDP waits for its answer, or a second where the round trip is not known (RFC 6298 §2.1). Behind a
+    /// resolver whose queue of new connections is full (BIND's has room for ten) nobody hears of it.
+    pub fn handshake_patience(&self, server: usize) -> Duration {
+        let known = self.servers[server].upstream.rtt();
+        known.map_or(HANDSHAKE, |rtt| (rtt * 3).max(self.policy.timeout))
     }
 
     /// Hears that a connection is gone, and whether it had been established.

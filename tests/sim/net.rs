@@ -90,11 +90,10 @@ impl Path {
         arrival + self.way(dice)
     }
 
-    /// How long it takes until a connection can be written to: SYN and SYN+ACK, each sent again
-    /// after 1 s, 2 s, 4 s.
-    pub fn handshake(&self, dice: &mut Dice) -> Duration {
+    /// How long it takes until a connection can be written to: SYN and SYN+ACK, sent again after
+    /// `timer`, then twice that time, and so on.
+    pub fn handshake(&self, dice: &mut Dice, mut timer: Duration) -> Duration {
         let mut delay = Duration::ZERO;
-        let mut timer = Duration::from_secs(1);
         while dice.chance(1.0 - (1.0 - self.loss) * (1.0 - self.loss))
             && delay < Duration::from_secs(20)
         {

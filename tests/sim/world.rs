@@ -438,7 +438,10 @@ impl World {
         let stream = &mut self.streams[hop][link];
         let idle = |used| self.now.saturating_sub(used) > 5000 * MS;
         if stream.used.is_none_or(idle) {
-            let up = self.now + path.handshake(&mut self.dice);
+            // Scattered as the sockets of the listener do it, without using up the dice.
+            let part = 0.75 + (stream.generation * 37 % 51) as f64 / 100.0;
+            let timer = self.fetcher.handshake_patience(hop).mul_f64(part);
+            let up = self.now + path.handshake(&mut self.dice, timer);
             let generation = stream.generation + 1;
             *stream = Stream { generation, used: None, up, there: up, back: up };
         }
@@ -579,7 +582,7 @@ impl World {
                     let path = self.setting.hops[hop].upstream;
                     let asker = Asker::Resolver { hop, key: key.clone(), tcp };
                     let delays = if tcp {
-                        let shake = path.handshake(&mut self.dice);
+                        let shake = path.handshake(&mut self.dice, 1000 * MS);
                         vec![shake + path.stream(&mut self.dice, message.len())]
                     } else {
                         path.datagram(&mut self.dice)
