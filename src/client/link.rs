@@ -61,28 +61,17 @@ impl Link {
         }
     }
 
-    /// Sends a message with its length prefix, soon. Returns whether a connection had to be opened, as
-    /// [`Link::open`] does. That it failed is told by [`Link::handle_ready`] or
-    /// [`Link::handle_timeout`].
-    pub fn send(&mut self, message: &[u8], now: Instant, patience: Duration) -> bool {
-        let opened = self.open(now, patience);
-        if self.outgoing.len() + message.len() <= PENDING_MAX {
-            self.outgoing.extend_from_slice(message);
-        }
-        if self.connected {
-            self.flush();
-        }
-        opened
+    /// Whether there is a connection, or one is on its way.
+    pub fn is_open(&self) -> bool {
+        self.stream.is_some()
     }
 
-    /// Opens the connection if it is not open, and returns whether it was not. A handshake that is not
-    /// over after `patience` is begun anew, from another port, then after twice that time, and so on:
-    /// the system waits a whole second, as it does not know the way (RFC 6298 §2.1).
+    /// Opens the connection, instead of the one that there may be. A handshake that is not over after
+    /// `patience` is begun anew, from another port, then after twice that time, and so on: the system
+    /// waits a whole second, as it does not know the way (RFC 6298 §2.1). That it failed is told by
+    /// [`Link::handle_ready`] or [`Link::handle_timeout`]; false means that it could not even begin.
     pub fn open(&mut self, now: Instant, patience: Duration) -> bool {
         self.used = now;
-        if self.stream.is_some() {
-            return false;
-        }
         self.connected = false;
         self.broken = false;
         self.incoming.clear();
@@ -91,7 +80,18 @@ impl Link {
         self.opened = now;
         self.anew = (now + patience, patience * 2);
         self.stream = connect(self.address).ok();
-        true
+        self.is_open()
+    }
+
+    /// Sends a message with its length prefix on the connection that there is, soon.
+    pub fn send(&mut self, message: &[u8], now: Instant) {
+        self.used = now;
+        if self.outgoing.len() + message.len() <= PENDING_MAX {
+            self.outgoing.extend_from_slice(message);
+        }
+        if self.connected {
+            self.flush();
+        }
     }
 
     /// Closes the connection, if there is one.
@@ -261,7 +261,8 @@ mod tests {
         let patience = Duration::from_millis(100);
         let mut link = Link::new(address);
         let began = Instant::now();
-        assert!(link.send(&[0, 1, b'a'], began, patience));
+        assert!(link.open(began, patience));
+        link.send(&[0, 1, b'a'], began);
         let port = |link: &Link| link.interest().unwrap().0.local_addr().unwrap().port();
         let turned_away = port(&link);
         assert_eq!(link.poll_timeout(), Some(began + patience));

@@ -127,18 +127,17 @@ impl Sockets {
                     if anew {
                         stream.link.close();
                     }
-                    let patience = self.fetcher.handshake_patience(transmit.server);
-                    let patience = scatter(patience, random());
-                    if stream.link.send(&transmit.framed, now, patience) {
-                        self.fetcher.stats_mut().connections += 1;
+                    if !stream.link.is_open() {
+                        open(&mut stream.link, &mut self.fetcher, transmit.server, now, random());
                     }
+                    stream.link.send(&transmit.framed, now);
                 }
             }
         }
         while let Some((server, link)) = self.fetcher.poll_open(now) {
-            let patience = scatter(self.fetcher.handshake_patience(server), random());
-            if self.streams[server * LINKS_MAX + link].link.open(now, patience) {
-                self.fetcher.stats_mut().connections += 1;
+            let link = &mut self.streams[server * LINKS_MAX + link].link;
+            if !link.is_open() {
+                open(link, &mut self.fetcher, server, now, random());
             }
         }
         while let Some((server, link)) = self.fetcher.poll_close(now) {
@@ -308,6 +307,15 @@ impl Sockets {
         link.close();
         self.fetcher.handle_closed(now, *server, *number, true);
     }
+}
+
+/// Opens a connection to `server`. One that cannot even begin counts as an error; what was to go over it is
+/// repeated in time, over another one.
+fn open(link: &mut Link, fetcher: &mut Fetcher, server: usize, now: Instant, random: u64) {
+    let begun = link.open(now, scatter(fetcher.handshake_patience(server), random));
+    let stats = fetcher.stats_mut();
+    stats.connections += u64::from(begun);
+    stats.socket_errors += u64::from(!begun);
 }
 
 /// A time from three quarters to five quarters of `time`: those who were turned away together are not to
