@@ -129,6 +129,8 @@ struct Server {
     contradicted: u32,
     /// Until when it is taken to be short of connections.
     short_until: Option<Instant>,
+    /// When it answered for `config` first: what is asked from then on need not wait for another server.
+    has_config: Option<Instant>,
 }
 
 /// A lookup at one server.
@@ -200,6 +202,7 @@ impl Fetcher {
             links: (0..LINKS_MAX).map(|_| LinkUse::default()).collect(),
             contradicted: 0,
             short_until: None,
+            has_config: None,
         };
         Fetcher {
             root,
@@ -691,6 +694,10 @@ impl Fetcher {
             return;
         }
         let time = now.saturating_duration_since(sent);
+        if self.tasks[task].ask == Ask::Config {
+            self.servers[server].has_config.get_or_insert(now);
+        }
+        let upstream = &mut self.servers[server].upstream;
         if segment {
             upstream.handle_response(via, time);
         } else if via == Transport::Udp {

@@ -550,12 +550,12 @@ fn a_restarted_server_is_heard_within_5_s() {
 fn who_comes_before_the_server_is_as_close_behind_as_who_comes_later() {
     let begun = Duration::from_secs(100);
     let first = run(Kind::DEFAULT, begun, 300 * SECOND);
-    // How far behind somebody is who joins then, on the average and at most in twenty throws, and the
+    // How far behind somebody is who joins then, on the average and at most in sixty throws, and the
     // latest first sound.
     let listen_from = |hop: HopKind, join: Duration, from: Duration| {
         let mut behind = Vec::new();
         let mut sound = Duration::ZERO;
-        for dice in 1..=20 {
+        for dice in 1..=60 {
             let setting = Setting { join, ..Setting::new(vec![hop], 140 * SECOND, dice) };
             let outcome = listen(setting, &[Arc::clone(&first)]);
             behind.push(most_behind(&outcome, from, begun + 40 * SECOND));

@@ -5,7 +5,7 @@
 //! Later the way to a near server is sounded whenever a segment is late, one question at a time, to
 //! tell a path that loses from a server that has too much to do.
 
-use super::{Fetcher, Route, Transmit, attempt, message_id};
+use super::{Fetcher, Route, Server, Transmit, attempt, message_id};
 use crate::lookup::{Lookup, Pace, Progress, RetryPolicy, Transport};
 use crate::upstream::NEAR;
 use std::time::{Duration, Instant};
@@ -166,12 +166,15 @@ impl Fetcher {
         match sounding.lookup.handle_message(now, message, Transport::Udp) {
             Progress::Answered { .. } | Progress::Truncated => {
                 let sounding = self.soundings.out.swap_remove(index);
-                let upstream = &mut self.servers[sounding.server].upstream;
+                let Server { upstream, has_config, .. } = &mut self.servers[sounding.server];
                 match sounding.overdue {
                     true => upstream.handle_late_sounding(now, sounding.first),
                     false => upstream.handle_soundings(now, sounding.first, 0, 1),
                 }
-                upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
+                // Before that it may have waited for another server, with all the others.
+                if *has_config.get_or_insert(now) <= sounding.sent {
+                    upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
+                }
             }
             Progress::Ignored(error) => self.count_ignored(error),
             Progress::Pending | Progress::Failed => {}
