@@ -784,10 +784,9 @@ impl Fetcher {
             // A server of the base layer has nothing to be asked again for.
             self.soundings.leave_out();
         }
-        // The way to a near server loses nothing but what a crowd of listeners makes it lose.
-        if self.servers[server].upstream.is_near() {
-            let answered = self.soundings.leave_out();
-            self.servers[server].upstream.handle_soundings(now, true, 0, answered);
+        let this = &self.servers[server];
+        if server == self.current && this.upstream.is_near() && this.has_config.is_some() {
+            self.soundings.handle_near(now);
         }
         let upstream = &mut self.servers[server].upstream;
         if matches!(done.ask, Ask::Segment(_)) && is_given(&outcome) {
@@ -889,13 +888,19 @@ mod tests {
         Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]])
     }
 
-    /// Questions for `config` over UDP in the first seconds on a path where each question is denied
-    /// after `round_trip`, or only `now` is and the others go unanswered.
-    fn asked_for_config(round_trip: Duration, config_is_denied: bool) -> usize {
+    /// Questions for `config` over UDP in the first seconds, repetitions and soundings, on a path where
+    /// each question is denied after `round_trip` but the repeated one, if `config` is known there,
+    /// and the first `lost` soundings. And what the path seems to lose then.
+    fn asked_for_config(
+        round_trip: Duration,
+        config_is_denied: bool,
+        lost: usize,
+    ) -> (usize, usize, f64) {
         let mut now = Instant::now();
         let end = now + 2_000 * MS;
         let mut fetcher = fetcher(now);
-        let (mut number, mut asked, mut coming) = (0u64, 0, Vec::new());
+        fetcher.servers[0].has_config = Some(now).filter(|_| !config_is_denied);
+        let (mut number, mut asked, mut soundings, mut coming) = (0u64, 0, 0, Vec::new());
         while now < end {
             let mut random = || {
                 number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -904,8 +909,11 @@ mod tests {
             while let Some(transmit) = fetcher.poll_transmit(now, &mut random) {
                 let Route::Datagram { lookup } = transmit.route else { continue };
                 let config = transmit.message()[13..].starts_with(b"config");
-                asked += usize::from(config);
-                if !config || config_is_denied {
+                let sounding = fetcher.soundings.contains(lookup);
+                asked += usize::from(config && !sounding);
+                soundings += usize::from(sounding);
+                let answered = if sounding { soundings > lost } else { !config };
+                if answered || config_is_denied {
                     coming.push((now + round_trip, lookup, denial(transmit.message())));
                 }
             }
@@ -919,7 +927,7 @@ mod tests {
             fetcher.handle_timeout(now);
             while fetcher.poll_event().is_some() {}
         }
-        asked
+        (asked, soundings, fetcher.upstream(0).loss())
     }
 
     /// NXDOMAIN for the question of a query.
@@ -931,13 +939,19 @@ mod tests {
     }
 
     #[test]
-    fn a_far_way_is_sounded_a_near_one_and_one_without_config_are_not() {
-        let near = asked_for_config(5 * MS, false);
-        assert!(near < 12, "{near} questions, with the usual repetitions");
-        let far = asked_for_config(120 * MS, false);
-        assert!(far >= near + 48, "{far} questions, {near} near");
-        let base_layer = asked_for_config(45 * MS, true);
-        assert!(base_layer < 12, "{base_layer} questions of a server that has no config");
+    fn a_far_way_is_sounded_a_near_one_less_and_one_without_config_is_not() {
+        let (repeated, near, loss) = asked_for_config(5 * MS, false, 0);
+        assert!(repeated < 12 && near == 24, "{near} soundings, {repeated} repetitions");
+        // One that is lost shows itself while others are answered: how many are is worth knowing, but
+        // where it was the only one of 48, playing begins as near to live.
+        let (_, near, excused) = asked_for_config(5 * MS, false, 1);
+        assert!(near == 48 && excused <= loss, "{near} soundings, {excused} lost, {loss} without");
+        let (_, near, lossy) = asked_for_config(5 * MS, false, 7);
+        assert!(
+            near == 48 && lossy > excused + 0.05,
+            "{near} soundings, {lossy} lost, {excused} with one"
+        );
+        assert_eq!(asked_for_config(120 * MS, false, 0).1, 48);
     }
 
     /// Connections that are kept open to a server on a path that loses half of the attempts.
@@ -972,24 +986,49 @@ mod tests {
         now += SHORT_FOR;
         assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
         // The server itself closes what brings no question in time.
-        let texts = vec![b"v=1;id=00000007;first=0;next=9;age=10;clock=0".to_vec()];
+        tell(&mut fetcher, now, Ask::Now, "v=1;id=00000007;first=0;next=9;age=10;clock=0");
+        assert!(fetcher.follower.is_direct());
+        fetcher.servers[0].links[2].waiting.push(Waiting { sent: now, ..asked });
+        fetcher.handle_closed(now + 300 * MS, 0, 2, true);
+        now += LINK_FRESH;
+        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+    }
+
+    /// Lets the server itself say this.
+    fn tell(fetcher: &mut Fetcher, now: Instant, ask: Ask, text: &str) {
         let answer = Answer {
             rcode: Rcode::NOERROR,
             authoritative: true,
             truncated: false,
-            texts,
+            texts: vec![text.into()],
             ttl: 0,
             negative_ttl: None,
             edns: true,
             cookie: None,
         };
         let told = Outcome::Answered { answer, sent: now };
-        assert_eq!(fetcher.follower.handle_result(now, Ask::Now, told), Use::Useful);
-        assert!(fetcher.follower.is_direct());
-        fetcher.servers[0].links[2].waiting.push(Waiting { sent: now, ..asked });
-        fetcher.handle_closed(now + 300 * MS, 0, 2, true);
-        now += LINK_FRESH;
-        assert_eq!(kept_open(&mut fetcher, now), LINKS_WARM);
+        assert_eq!(fetcher.follower.handle_result(now, ask, told), Use::Useful);
+    }
+
+    #[test]
+    fn that_most_is_lost_is_asked_once_more_before_playing_begins() {
+        for (lost, starting, more) in [(40, true, true), (20, true, false), (40, false, false)] {
+            let now = Instant::now();
+            let mut fetcher = fetcher(now);
+            if starting {
+                tell(&mut fetcher, now, Ask::Now, "v=1;id=00000007;first=0;next=9;age=10;clock=0");
+                let config = "v=1;id=00000007;codec=opus;rate=16000;channels=1;frame=960;ascii=base91;frames=12;ttl=60;window=75";
+                tell(&mut fetcher, now, Ask::Config, config);
+                assert!(fetcher.follower.is_starting());
+            }
+            fetcher.soundings.leave_out();
+            fetcher.servers[0].upstream.handle_soundings(now, true, lost, 48 - lost);
+            fetcher.handle_timeout(now);
+            assert_eq!(fetcher.soundings.is_open(), more, "{lost} lost, {starting}");
+            fetcher.soundings.leave_out();
+            fetcher.handle_timeout(now);
+            assert!(!fetcher.soundings.is_open(), "a second time, {lost} lost");
+        }
     }
 
     /// Datagrams sent until `end`, nothing being answered: the lookups.

@@ -291,7 +291,8 @@ impl Upstream {
         let attempts_max =
             attempts_max + if self.is_clogged() { (loss - 0.5) * 120.0 } else { 0.0 };
         // Attempts on a path that loses much are not independent of each other.
-        let more = if self.has_bad_path() { 2.0 } else { 0.0 };
+        let bad = ((loss - LOSSY) / LOSSY).clamp(0.0, 1.0);
+        let more = if self.has_bad_path() { 2.0 * bad } else { 0.0 };
         // There is no half an attempt.
         let attempts = (CHANCE.ln() / loss.ln() + more - 1e-6).ceil().clamp(2.0, attempts_max);
         let [udp, tcp] = self.paces(policy, true);

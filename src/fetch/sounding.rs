@@ -1,6 +1,7 @@
 //! Sounding the way to a server while playing begins: how much it loses decides how far behind the
 //! live edge to play, and to go back later takes minutes. So `config` is asked for four dozen times
-//! more, which any cache answers. Nothing is made of the answers but that they came.
+//! more, which any cache answers; two dozen times of a near server, unless one of those is lost; and as
+//! often once more where most are. Nothing is made of the answers but that they came.
 //!
 //! Later the way to a near server is sounded whenever a segment is late, one question at a time, to
 //! tell a path that loses from a server that has too much to do.
@@ -13,12 +14,20 @@ use std::time::{Duration, Instant};
 /// Questions. A path that loses a fifth of the packets each way loses 54 % of four dozen one time in a
 /// hundred; one that loses two fifths, less than that six times in a hundred.
 const SOUNDINGS: u32 = 48;
+/// Those that a near server is spared if all before them are answered: where a twentieth of the
+/// packets is lost each way, that happens one time in twelve.
+const SOUNDINGS_SPARED: u32 = 24;
 /// And of a server that has not answered anything yet.
 const SOUNDINGS_UNHEARD: u32 = 16;
 /// So many of those are not all lost where there is somebody to answer them.
 const NOBODY: usize = 8;
 /// They start this far apart.
 const INTERVAL: Duration = Duration::from_millis(3);
+/// All listeners of a crowd may come to a near server at once. So it is asked the next when the one
+/// before is answered, or one more for each such part of the shortest round trip before that.
+const INTERVAL_NEAR: Duration = Duration::from_millis(4);
+/// Or when that may be lost: it is later than twice the usual by this.
+const PATIENCE_NEAR: Duration = Duration::from_millis(10);
 /// An answer that is not later than this is no surprise.
 const JITTER: Duration = Duration::from_millis(250);
 /// An answer may come this late; that it does is not waited for.
@@ -41,6 +50,14 @@ struct Sounding {
 #[derive(Debug)]
 pub(super) struct Soundings {
     left: u32,
+    /// Those that are asked only if one was lost.
+    spared: u32,
+    /// The one of a near server that was lost and does not count.
+    excused: Option<u64>,
+    /// Whether there were as many once more.
+    doubted: bool,
+    /// The shortest round trip to a near server.
+    shortest: Duration,
     next: Option<Instant>,
     /// Whether one is to be asked at once, as an answer is late.
     more: bool,
@@ -49,12 +66,53 @@ pub(super) struct Soundings {
 
 impl Soundings {
     pub(super) fn new() -> Soundings {
-        Soundings { left: SOUNDINGS, next: None, more: false, out: Vec::new() }
+        Soundings {
+            left: SOUNDINGS,
+            spared: 0,
+            excused: None,
+            doubted: false,
+            shortest: NEAR,
+            next: None,
+            more: false,
+            out: Vec::new(),
+        }
     }
 
-    /// No more are needed: how many are left out, to be taken for answered.
+    /// No more are needed: how many are left out.
     pub(super) fn leave_out(&mut self) -> usize {
+        self.spared = 0;
         std::mem::take(&mut self.left) as usize
+    }
+
+    /// Hears that the server is near: it is asked for fewer, from now on.
+    pub(super) fn handle_near(&mut self, now: Instant) {
+        if self.left == SOUNDINGS {
+            self.left -= SOUNDINGS_SPARED;
+            self.spared = SOUNDINGS_SPARED;
+            self.next = Some(now);
+        }
+    }
+
+    /// Hears that one to a near server was lost. Returns whether that is let pass: beginning half a
+    /// second further behind takes more than one in four dozen.
+    fn excuse(&mut self, key: u64) -> bool {
+        self.excused.get_or_insert(key) == &key
+    }
+
+    /// So many are lost that what follows from it is worth being surer of. Returns whether there are
+    /// more to be asked now.
+    fn ask_again(&mut self) -> bool {
+        let ask = !self.doubted && !self.is_open();
+        if ask {
+            self.doubted = true;
+            self.left = SOUNDINGS;
+        }
+        ask
+    }
+
+    /// One is lost, or seems to be: how much is lost is worth knowing.
+    fn ask_spared(&mut self) {
+        self.left += std::mem::take(&mut self.spared);
     }
 
     /// Hears that a question sent at `sent` is the first one to be answered. Returns whether so much was
@@ -97,12 +155,13 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
-        // A near server, which is not sounded, has answered before the first is due. One that may not
-        // be there is not asked so much.
+        // A near server has answered before the first is due. One that may not be there is not asked
+        // so much.
         let next = *self.soundings.next.get_or_insert(now + NEAR);
         let heard = self.servers[self.current].upstream.rtt().is_some();
         let more = self.soundings.more;
-        if !more && (!self.soundings.has_next(heard) || next > now) {
+        let next = self.room_at().map_or(next, |room| room.max(next));
+        if !more && (!self.soundings.has_next(heard) || self.is_too_soon() || next > now) {
             return None;
         }
         let server = self.current;
@@ -125,6 +184,23 @@ impl Fetcher {
         Some(Transmit { server, route: Route::Datagram { lookup: key }, framed })
     }
 
+    /// A near server that does not know `config` yet would let all of it wait, and a resolver whose clients
+    /// all come at once does not even answer each of those that wait (BIND's clients-per-query).
+    fn is_too_soon(&self) -> bool {
+        let server = &self.servers[self.current];
+        server.upstream.is_near() && server.has_config.is_none()
+    }
+
+    /// When a near server may be asked the next, if it is not at once.
+    fn room_at(&self) -> Option<Instant> {
+        let upstream = &self.servers[self.current].upstream;
+        let rtt = upstream.rtt().filter(|_| upstream.is_near())?;
+        let room =
+            (self.soundings.shortest.min(rtt).as_nanos() / INTERVAL_NEAR.as_nanos()) as usize;
+        let last = self.soundings.out.iter().rev().filter(|sounding| sounding.first).nth(room)?;
+        Some(last.sent + rtt * 2 + PATIENCE_NEAR)
+    }
+
     /// When an answer to this one is late.
     fn sounding_due(&self, sounding: &Sounding) -> Instant {
         match self.servers[sounding.server].upstream.rtt() {
@@ -138,7 +214,9 @@ impl Fetcher {
     pub(super) fn sounding_timeout(&self) -> Option<Instant> {
         let due = self.soundings.out.iter().map(|sounding| self.sounding_due(sounding)).min();
         let heard = self.servers[self.current].upstream.rtt().is_some();
-        let next = self.soundings.next.filter(|_| self.soundings.has_next(heard));
+        let may = self.soundings.has_next(heard) && !self.is_too_soon();
+        let next = self.soundings.next.filter(|_| may);
+        let next = next.map(|next| self.room_at().map_or(next, |room| room.max(next)));
         due.into_iter().chain(next).min()
     }
 
@@ -146,14 +224,24 @@ impl Fetcher {
     pub(super) fn handle_sounding_timeout(&mut self, now: Instant) {
         for index in 0..self.soundings.out.len() {
             let sounding = &self.soundings.out[index];
-            if !sounding.overdue && self.sounding_due(sounding) <= now {
-                let upstream = &mut self.servers[sounding.server].upstream;
-                // Where nothing is answered at all, nothing is learned.
-                if upstream.rtt().is_some() {
-                    upstream.handle_soundings(now, sounding.first, 1, 0);
-                }
-                self.soundings.out[index].overdue = true;
+            if sounding.overdue || self.sounding_due(sounding) > now {
+                continue;
             }
+            let &Sounding { key, server, first, .. } = sounding;
+            self.soundings.out[index].overdue = true;
+            let upstream = &mut self.servers[server].upstream;
+            let excused = first && upstream.is_near() && self.soundings.excuse(key);
+            // Where nothing is answered at all, nothing is learned.
+            if upstream.rtt().is_some() && !excused {
+                upstream.handle_soundings(now, first, 1, 0);
+            }
+            if first {
+                self.soundings.ask_spared();
+            }
+        }
+        let clogged = self.servers[self.current].upstream.is_surely_clogged();
+        if clogged && self.follower.is_starting() && self.soundings.ask_again() {
+            self.soundings.next = Some(now);
         }
         self.soundings.out.retain(|sounding| sounding.lookup.poll_timeout() > now);
     }
@@ -165,15 +253,21 @@ impl Fetcher {
         let sounding = &mut self.soundings.out[index];
         match sounding.lookup.handle_message(now, message, Transport::Udp) {
             Progress::Answered { .. } | Progress::Truncated => {
-                let sounding = self.soundings.out.swap_remove(index);
+                let sounding = self.soundings.out.remove(index);
                 let Server { upstream, has_config, .. } = &mut self.servers[sounding.server];
-                match sounding.overdue {
+                match sounding.overdue && self.soundings.excused != Some(lookup) {
                     true => upstream.handle_late_sounding(now, sounding.first),
                     false => upstream.handle_soundings(now, sounding.first, 0, 1),
                 }
                 // Before that it may have waited for another server, with all the others.
                 if *has_config.get_or_insert(now) <= sounding.sent {
-                    upstream.handle_round_trip(now.saturating_duration_since(sounding.sent));
+                    let round_trip = now.saturating_duration_since(sounding.sent);
+                    upstream.handle_round_trip(round_trip);
+                    self.soundings.shortest = self.soundings.shortest.min(round_trip);
+                }
+                let is_passed = |s: &Sounding| s.first && s.sent + NEAR <= sounding.sent;
+                if self.soundings.out.iter().any(is_passed) {
+                    self.soundings.ask_spared();
                 }
             }
             Progress::Ignored(error) => self.count_ignored(error),

@@ -427,6 +427,11 @@ impl Follower {
         self.start_if_ready(now);
     }
 
+    /// Whether it is about to be decided where to begin.
+    pub fn is_starting(&self) -> bool {
+        matches!(&self.mode, Mode::Schedule(Schedule { start: Some(_), unborn: None, .. }))
+    }
+
     /// Decides where to begin, once the newest segments have shown how the path is.
     fn start_if_ready(&mut self, now: Instant) {
         let Mode::Schedule(Schedule { start: Some(start), unborn: None, .. }) = &self.mode else {
