@@ -164,6 +164,7 @@ fn a2_a3_what_goes_out_when_the_budget_is_spent() {
         limits.excess_per_second = 0;
     };
     let lab = lab(spent);
+    let asked = std::cell::Cell::new(0);
     let ask = |query: &[u8]| {
         let socket = client(&lab, [127, 7, 7, 1]);
         socket.set_nonblocking(false).unwrap();
@@ -171,7 +172,13 @@ fn a2_a3_what_goes_out_when_the_budget_is_spent() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send(query).unwrap();
         socket.send(query).unwrap();
-        parse(&receive(&socket))
+        let answer = parse(&receive(&socket));
+        // Another thread may have taken the second one, and must not be overtaken by the next pair.
+        asked.set(asked.get() + 2);
+        lab.wait_until("both judged", |stats| {
+            stats.answers.iter().sum::<u64>() + stats.dropped_budget == asked.get()
+        });
+        answer
     };
     let before = lab.responder.stats();
     let plain_list = plain(&below("sequence"), TXT);
