@@ -129,7 +129,7 @@ struct Server {
     contradicted: u32,
     /// Until when it is taken to be short of connections.
     short_until: Option<Instant>,
-    /// When it answered for `config` first: what is asked from then on need not wait for another server.
+    /// When it gave `config` first: who asks for it from then on need not wait for another server.
     has_config: Option<Instant>,
 }
 
@@ -694,7 +694,7 @@ impl Fetcher {
             return;
         }
         let time = now.saturating_duration_since(sent);
-        if self.tasks[task].ask == Ask::Config {
+        if self.tasks[task].ask == Ask::Config && !answer.texts.is_empty() {
             self.servers[server].has_config.get_or_insert(now);
         }
         let upstream = &mut self.servers[server].upstream;
@@ -784,8 +784,8 @@ impl Fetcher {
             // A server of the base layer has nothing to be asked again for.
             self.soundings.leave_out();
         }
-        let this = &self.servers[server];
-        if server == self.current && this.upstream.is_near() && this.has_config.is_some() {
+        let near = server == self.current && self.servers[server].upstream.is_near();
+        if near && !self.is_too_soon() {
             self.soundings.handle_near(now);
         }
         let upstream = &mut self.servers[server].upstream;
@@ -952,6 +952,20 @@ mod tests {
             "{near} soundings, {lossy} lost, {excused} with one"
         );
         assert_eq!(asked_for_config(120 * MS, false, 0).1, 48);
+    }
+
+    #[test]
+    fn a_near_server_is_not_sounded_before_it_has_given_config() {
+        let now = Instant::now();
+        let mut fetcher = fetcher(now);
+        let mut random = || 7;
+        fetcher.servers[0].upstream.handle_round_trip(5 * MS);
+        assert!(fetcher.transmit_sounding(now, &mut random).is_none());
+        let later = now + 100 * MS;
+        assert!(fetcher.transmit_sounding(later, &mut random).is_none());
+        assert_eq!(fetcher.sounding_timeout(), None);
+        fetcher.servers[0].has_config = Some(later);
+        assert!(fetcher.transmit_sounding(later, &mut random).is_some());
     }
 
     /// Connections that are kept open to a server on a path that loses half of the attempts.

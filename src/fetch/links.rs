@@ -103,9 +103,10 @@ impl Fetcher {
         Some((current, link))
     }
 
-    /// How long a handshake with a server may take before it is begun anew: as long as an attempt over
-    /// UDP waits for its answer, or a second where the round trip is not known (RFC 6298 §2.1). Behind a
-    /// resolver whose queue of new connections is full (BIND's has room for ten) nobody hears of it.
+    /// How long a handshake with a server may take before it is begun anew: three round trips, as an
+    /// attempt over UDP, but not less than one however long that is; a second where it is not known
+    /// (RFC 6298 §2.1). A resolver whose queue of new connections is full says nothing (BIND's has room
+    /// for ten).
     pub fn handshake_patience(&self, server: usize) -> Duration {
         let known = self.servers[server].upstream.rtt();
         known.map_or(HANDSHAKE, |rtt| (rtt * 3).max(self.policy.timeout))

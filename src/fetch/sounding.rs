@@ -155,13 +155,10 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
-        // A near server has answered before the first is due. One that may not be there is not asked
-        // so much.
-        let next = *self.soundings.next.get_or_insert(now + NEAR);
-        let heard = self.servers[self.current].upstream.rtt().is_some();
+        // A near server has answered before the first is due.
+        self.soundings.next.get_or_insert(now + NEAR);
         let more = self.soundings.more;
-        let next = self.room_at().map_or(next, |room| room.max(next));
-        if !more && (!self.soundings.has_next(heard) || self.is_too_soon() || next > now) {
+        if !more && self.next_sounding().is_none_or(|at| at > now) {
             return None;
         }
         let server = self.current;
@@ -184,9 +181,18 @@ impl Fetcher {
         Some(Transmit { server, route: Route::Datagram { lookup: key }, framed })
     }
 
+    /// When the next of the first ones may be asked, if there is one. A server that may not be there is
+    /// not asked so much.
+    fn next_sounding(&self) -> Option<Instant> {
+        let heard = self.servers[self.current].upstream.rtt().is_some();
+        let may = self.soundings.has_next(heard) && !self.is_too_soon();
+        let next = self.soundings.next.filter(|_| may)?;
+        Some(self.room_at().map_or(next, |room| room.max(next)))
+    }
+
     /// A near server that does not know `config` yet would let all of it wait, and a resolver whose clients
     /// all come at once does not even answer each of those that wait (BIND's clients-per-query).
-    fn is_too_soon(&self) -> bool {
+    pub(super) fn is_too_soon(&self) -> bool {
         let server = &self.servers[self.current];
         server.upstream.is_near() && server.has_config.is_none()
     }
@@ -213,11 +219,7 @@ impl Fetcher {
 
     pub(super) fn sounding_timeout(&self) -> Option<Instant> {
         let due = self.soundings.out.iter().map(|sounding| self.sounding_due(sounding)).min();
-        let heard = self.servers[self.current].upstream.rtt().is_some();
-        let may = self.soundings.has_next(heard) && !self.is_too_soon();
-        let next = self.soundings.next.filter(|_| may);
-        let next = next.map(|next| self.room_at().map_or(next, |room| room.max(next)));
-        due.into_iter().chain(next).min()
+        due.into_iter().chain(self.next_sounding()).min()
     }
 
     /// Counts what is late, and forgets what will not come any more.
@@ -251,7 +253,10 @@ impl Fetcher {
         let asked = self.soundings.out.iter().position(|sounding| sounding.key == lookup);
         let Some(index) = asked else { return false };
         let sounding = &mut self.soundings.out[index];
-        match sounding.lookup.handle_message(now, message, Transport::Udp) {
+        let progress = sounding.lookup.handle_message(now, message, Transport::Udp);
+        let denied =
+            matches!(&progress, Progress::Answered { answer, .. } if answer.texts.is_empty());
+        match progress {
             Progress::Answered { .. } | Progress::Truncated => {
                 let sounding = self.soundings.out.remove(index);
                 let Server { upstream, has_config, .. } = &mut self.servers[sounding.server];
@@ -259,8 +264,11 @@ impl Fetcher {
                     true => upstream.handle_late_sounding(now, sounding.first),
                     false => upstream.handle_soundings(now, sounding.first, 0, 1),
                 }
+                if !denied {
+                    has_config.get_or_insert(now);
+                }
                 // Before that it may have waited for another server, with all the others.
-                if *has_config.get_or_insert(now) <= sounding.sent {
+                if has_config.is_some_and(|since| since <= sounding.sent) {
                     let round_trip = now.saturating_duration_since(sounding.sent);
                     upstream.handle_round_trip(round_trip);
                     self.soundings.shortest = self.soundings.shortest.min(round_trip);
