@@ -10,14 +10,13 @@ use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::follow::{FollowStats, Follower, Manner, StreamParameters};
 use crate::lookup::RetryPolicy;
-use crate::pipeline::play::{self, Incoming, PlayStatus};
+use crate::pipeline::bell::Bell;
+use crate::pipeline::play::{self, Board, Incoming, PlayStatus};
 use crate::pipeline::{Stage, Supervision};
 use crate::wire::Name;
 use sockets::Sockets;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -130,9 +129,10 @@ struct Fetched {
 pub struct Client {
     supervision: Arc<Supervision>,
     stages: Vec<Stage>,
-    waker: UnixStream,
+    /// Wakes the thread `fetch`.
+    waker: Arc<Bell>,
     fetched: Arc<Mutex<Fetched>>,
-    status: Arc<Mutex<PlayStatus>>,
+    board: Arc<Board>,
     servers: Vec<SocketAddr>,
     started: Instant,
 }
@@ -146,13 +146,12 @@ impl Client {
         if config.servers.is_empty() {
             return Err(Error::Settings("no server to ask".into()));
         }
-        let seed = random_u64()?;
+        let mut random = Random::new();
+        let seed = random.u64()?;
         let now = Instant::now();
         let supervision = Arc::new(Supervision::new()?);
-        let status = Arc::new(Mutex::new(PlayStatus::default()));
-        let (waker, woken) = UnixStream::pair()
-            .and_then(|pair| pair.1.set_nonblocking(true).map(|()| pair))
-            .map_err(|cause| Error::system("make a pair of sockets", cause))?;
+        let board = Arc::new(Board::new()?);
+        let waker = Arc::new(Bell::new()?);
         let fetched = Arc::new(Mutex::new(Fetched {
             manner: Manner::Joining,
             direct: false,
@@ -173,16 +172,17 @@ impl Client {
                 config.root
             )));
         }
-        let cookies = config.servers.iter().map(|_| random_u64().map(u64::to_ne_bytes));
+        let cookies = config.servers.iter().map(|_| random.u64().map(u64::to_ne_bytes));
         let cookies = cookies.collect::<Result<Vec<_>, _>>()?;
         let latency = config.latency;
         let fetcher = Fetcher::new(config.root, config.policy, follower, cookies);
-        let sockets = Sockets::new(fetcher, &config.servers, (events, open), Arc::clone(&fetched));
-        let (for_play, shown) = (Arc::clone(&supervision), Arc::clone(&status));
+        let report = Arc::clone(&fetched);
+        let sockets = Sockets::new(fetcher, &config.servers, random, (events, open), report);
+        let (for_play, shown) = (Arc::clone(&supervision), Arc::clone(&board));
         let play = Stage::spawn("play", &supervision, move || {
             play::play(sink, Incoming { events: incoming, end }, &for_play, &shown, latency)
         })?;
-        let for_fetch = Arc::clone(&supervision);
+        let (for_fetch, woken) = (Arc::clone(&supervision), Arc::clone(&waker));
         let run = move || sockets.run(&for_fetch, &woken);
         let fetch = match Stage::spawn("fetch", &supervision, run) {
             Ok(stage) => stage,
@@ -197,7 +197,7 @@ impl Client {
             stages: vec![fetch, play],
             waker,
             fetched,
-            status,
+            board,
             servers: config.servers,
             started: now,
         })
@@ -205,7 +205,7 @@ impl Client {
 
     /// What the listener is doing.
     pub fn stats(&self) -> ClientStats {
-        let play = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let play = self.board.status().clone();
         let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = |at: Instant| at.elapsed() < STALLED_AFTER;
         let state = match () {
@@ -242,6 +242,19 @@ impl Client {
         self.supervision.finished_fd()
     }
 
+    /// For a `poll` together with other things to wait for: readable while [`Client::hear_news`] would
+    /// return true. Nothing is to be read from it.
+    pub fn news_fd(&self) -> BorrowedFd<'_> {
+        self.board.news.fd()
+    }
+
+    /// Whether since the last call something happened that a line is worth: the stream was found or
+    /// is another one, something stands in the way, or does no more. To be called by one thread;
+    /// [`Client::stats`], called afterwards, tells what it is.
+    pub fn hear_news(&self) -> bool {
+        self.board.news.hear()
+    }
+
     /// Stops, and returns the last state.
     ///
     /// # Errors
@@ -256,8 +269,7 @@ impl Client {
 
     fn end(&mut self) {
         self.supervision.stop();
-        // A full pipe wakes as well as an empty one.
-        let _full = self.waker.write(&[0]);
+        self.waker.ring();
         self.stages.drain(..).for_each(|stage| stage.join(PATIENCE));
     }
 }
@@ -268,9 +280,30 @@ impl Drop for Client {
     }
 }
 
-/// Sixty-four bits from the operating system.
-fn random_u64() -> Result<u64, Error> {
-    getrandom::u64().map_err(|cause| {
-        Error::system("draw random numbers", std::io::Error::other(cause.to_string()))
-    })
+/// Unpredictable numbers from the operating system, many at once: for each there is a message, and a system
+/// call takes as long as a message does.
+#[derive(Debug)]
+struct Random {
+    octets: [u8; 256],
+    /// Those from here on were not given away yet.
+    at: usize,
+}
+
+impl Random {
+    fn new() -> Random {
+        Random { octets: [0; 256], at: 256 }
+    }
+
+    fn u64(&mut self) -> Result<u64, Error> {
+        if self.at == self.octets.len() {
+            getrandom::fill(&mut self.octets).map_err(|cause| {
+                Error::system("draw random numbers", std::io::Error::other(cause.to_string()))
+            })?;
+            self.at = 0;
+        }
+        let (number, _) =
+            self.octets[self.at..].split_first_chunk_mut::<8>().expect("whole numbers");
+        self.at += number.len();
+        Ok(u64::from_ne_bytes(std::mem::take(number)))
+    }
 }

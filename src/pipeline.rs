@@ -10,6 +10,7 @@
 //! a device delivers meanwhile, and counts it. A stage that fails or panics ends the others; the
 //! first error is what stopping returns.
 
+pub mod bell;
 pub mod play;
 pub mod produce;
 pub mod render;

@@ -83,7 +83,7 @@ fn watch(
     let over = shown + job.duration;
     loop {
         let finished = [client.finished_fd(), server.finished_fd()];
-        signals.wait(over.min(shown + SECOND), &finished)?;
+        signals.wait(Some(over.min(shown + SECOND)), &finished)?;
         let now = Instant::now();
         if now >= over || signals.stop_wanted() || client.is_finished() || server.is_finished() {
             return Ok(());

@@ -103,9 +103,12 @@ fn watch(
     let over = job.duration.map(|duration| started + duration);
     let mut shown = started;
     let mut news = News::default();
+    let lines = console.is_terminal() || console.is_json() || job.verbose;
     loop {
-        let until = over.map_or(shown + SECOND, |over| over.min(shown + SECOND));
-        signals.wait(until, &[client.finished_fd()])?;
+        // Nothing is to be done each second while nobody sees it.
+        let next = (lines || news.is_watching(job)).then_some(shown + SECOND);
+        let until = over.into_iter().chain(next).min();
+        signals.wait(until, &[client.finished_fd(), client.news_fd()])?;
         let now = Instant::now();
         if signals.stop_wanted() {
             return Ok(Stopped::Wanted);
@@ -116,12 +119,16 @@ fn watch(
         if over.is_some_and(|over| now >= over) {
             return Ok(Stopped::Over);
         }
-        if now < shown + SECOND {
+        let second = now >= shown + SECOND;
+        if !client.hear_news() && !second {
+            continue;
+        }
+        let stats = client.stats();
+        news.tell(&stats, now, job, console);
+        if !second {
             continue;
         }
         shown = now;
-        let stats = client.stats();
-        news.tell(&stats, now, job, console);
         if console.is_terminal() {
             console.status(&report::client_line(&stats));
         } else if job.verbose {
@@ -143,9 +150,16 @@ struct News {
     gap: Option<(Duration, GapCause)>,
     /// Whether it was told that the latency asked for, or any, cannot be had.
     wish_told: bool,
+    /// Whether something is to be told that was not, as too much was before.
+    late: bool,
 }
 
 impl News {
+    /// Whether something may be to be told of which [`Client::news_fd`] knows nothing.
+    fn is_watching(&self, job: &ListenJob) -> bool {
+        self.late || (job.config.latency.is_some() && !self.wish_told)
+    }
+
     /// Tells what changed since the last time.
     fn tell(&mut self, stats: &ClientStats, now: Instant, job: &ListenJob, console: &mut Console) {
         if stats.play.stream != self.stream {
@@ -156,7 +170,8 @@ impl News {
             }
         }
         let trouble = stats.play.trouble.map(|(trouble, _)| trouble);
-        if trouble != self.trouble && self.troubles.pass(now).is_some() {
+        self.late = trouble != self.trouble && self.troubles.pass(now).is_none();
+        if trouble != self.trouble && !self.late {
             match trouble {
                 Some(trouble) => {
                     let words = report::trouble_words(trouble);

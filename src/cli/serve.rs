@@ -116,7 +116,7 @@ fn watch(
     let (mut failed, mut lost) = (Growth::default(), Growth::default());
     loop {
         let until = over.map_or(shown.0 + SECOND, |over| over.min(shown.0 + SECOND));
-        signals.wait(until, &[server.finished_fd()])?;
+        signals.wait(Some(until), &[server.finished_fd()])?;
         let now = Instant::now();
         if signals.stop_wanted() || over.is_some_and(|over| now >= over) || server.is_finished() {
             return Ok(());

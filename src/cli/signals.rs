@@ -49,17 +49,20 @@ impl Signals {
         self.wanted.load(Ordering::Acquire)
     }
 
-    /// Waits until `until`, for a signal, or for one of `others` to become readable.
+    /// Waits until `until`, if ever, for a signal, or for one of `others` to become readable.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn wait(&self, until: Instant, others: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        let left = until.saturating_duration_since(Instant::now());
-        // Rounded up: a millisecond late is better than a turn without anything to do.
-        let left = (left + Duration::from_micros(999)).as_millis().min(60_000) as i32;
+    pub fn wait(&self, until: Option<Instant>, others: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up: a millisecond late is better than a turn without anything to do.
+            let left = (left + Duration::from_micros(999)).as_millis().min(60_000) as i32;
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
         let mut fds = vec![PollFd::new(self.came.as_fd(), PollFlags::POLLIN)];
         fds.extend(others.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(Failure::Runtime(format!("cannot wait: {errno}"))),
         }

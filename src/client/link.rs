@@ -37,6 +37,8 @@ pub struct Link {
     incoming: Vec<u8>,
     /// Octets of `incoming` that were taken already.
     taken: usize,
+    /// Whether the system gave all it had when it was read from last.
+    drained: bool,
     used: Instant,
     opened: Instant,
     /// When the handshake is begun anew, and after how long it is the next time.
@@ -54,6 +56,7 @@ impl Link {
             outgoing: Vec::new(),
             incoming: Vec::new(),
             taken: 0,
+            drained: false,
             used: Instant::now(),
             opened: Instant::now(),
             anew: (Instant::now(), Duration::ZERO),
@@ -76,6 +79,7 @@ impl Link {
         self.broken = false;
         self.incoming.clear();
         self.taken = 0;
+        self.drained = false;
         self.outgoing.clear();
         self.opened = now;
         self.anew = (now + patience, patience * 2);
@@ -144,8 +148,13 @@ impl Link {
             return event;
         }
         let Some(stream) = &mut self.stream else { return LinkEvent::Nothing };
+        // What came meanwhile makes the socket ready again.
+        if std::mem::take(&mut self.drained) {
+            return LinkEvent::Nothing;
+        }
         match stream.read(&mut buffer[..MESSAGE_OCTETS_MAX]) {
             Ok(length) if length > 0 => {
+                self.drained = length < MESSAGE_OCTETS_MAX;
                 self.incoming.drain(..std::mem::take(&mut self.taken));
                 self.incoming.extend_from_slice(&buffer[..length]);
             }
@@ -155,7 +164,9 @@ impl Link {
                 return LinkEvent::Closed { connected: self.connected };
             }
         }
-        self.take_message(now, buffer).unwrap_or(LinkEvent::Nothing)
+        let event = self.take_message(now, buffer);
+        self.drained &= event.is_some();
+        event.unwrap_or(LinkEvent::Nothing)
     }
 
     /// Copies the first whole message to the beginning of `buffer`. What is shorter than a header is
@@ -246,6 +257,23 @@ mod tests {
             assert_eq!(buffer[..length], message[..]);
         }
         drop(server);
+        assert!(matches!(event(&mut link, &mut buffer), LinkEvent::Closed { connected: true }));
+    }
+
+    #[test]
+    fn what_comes_behind_a_message_is_not_missed() {
+        let (mut link, mut server) = pair();
+        let mut buffer = vec![0; MESSAGE_OCTETS_MAX];
+        let is_message = |event| matches!(event, LinkEvent::Message(12));
+        // Half a message, its rest with a whole one, and the end.
+        server.write_all(&[&[0, 12][..], &[1; 5]].concat()).unwrap();
+        while link.incoming.len() < 7 {
+            assert!(matches!(link.handle_ready(Instant::now(), &mut buffer), LinkEvent::Nothing));
+        }
+        server.write_all(&[&[1; 7][..], &[0, 12], &[2; 12]].concat()).unwrap();
+        drop(server);
+        assert!(is_message(event(&mut link, &mut buffer)));
+        assert!(is_message(event(&mut link, &mut buffer)));
         assert!(matches!(event(&mut link, &mut buffer), LinkEvent::Closed { connected: true }));
     }
 

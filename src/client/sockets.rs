@@ -6,19 +6,18 @@
 //! come; nothing spins and nothing blocks it.
 
 use super::link::{Link, LinkEvent};
-use super::{Fetched, random_u64};
+use super::{Fetched, Random};
 use crate::error::Error;
 use crate::fetch::{Fetcher, LINKS_MAX, Route};
 use crate::follow::Event;
 use crate::pipeline::Supervision;
+use crate::pipeline::bell::Bell;
 use crate::wire::MESSAGE_OCTETS_MAX;
 use crossbeam_channel::{Sender, TrySendError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::convert::Infallible;
-use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -59,6 +58,7 @@ pub struct Sockets {
     /// What the playing stage must hear and had no room for, oldest first: the newest of each kind.
     untold: Vec<Event>,
     buffer: Vec<u8>,
+    random: Random,
     report: Arc<Mutex<Fetched>>,
 }
 
@@ -67,6 +67,7 @@ impl Sockets {
     pub fn new(
         fetcher: Fetcher,
         addresses: &[SocketAddr],
+        random: Random,
         (events, open): (Sender<Event>, Sender<Infallible>),
         report: Arc<Mutex<Fetched>>,
     ) -> Sockets {
@@ -83,12 +84,13 @@ impl Sockets {
             handed: 0,
             untold: Vec::new(),
             buffer: vec![0; MESSAGE_OCTETS_MAX],
+            random,
             report,
         }
     }
 
     /// Runs until the listener stops or the playing stage is gone.
-    pub fn run(mut self, supervision: &Supervision, woken: &UnixStream) -> Result<(), Error> {
+    pub fn run(mut self, supervision: &Supervision, woken: &Bell) -> Result<(), Error> {
         while !supervision.is_stopping() && self.events.is_some() {
             let now = Instant::now();
             self.fetcher.handle_timeout(now);
@@ -96,10 +98,7 @@ impl Sockets {
             self.transmit(now)?;
             self.tell();
             self.show();
-            let wake = self.wait(woken, supervision)?;
-            if wake {
-                let _drained = (&mut &*woken).read(&mut [0; 64]);
-            }
+            self.wait(woken, supervision)?;
         }
         Ok(())
     }
@@ -108,7 +107,7 @@ impl Sockets {
     fn transmit(&mut self, now: Instant) -> Result<(), Error> {
         let mut failed = None;
         let mut random = || {
-            random_u64().unwrap_or_else(|error| {
+            self.random.u64().unwrap_or_else(|error| {
                 failed = Some(error);
                 0
             })
@@ -221,9 +220,8 @@ impl Sockets {
         report.handed = self.handed;
     }
 
-    /// Waits for messages or the next time that something is due, and takes what arrived. Returns
-    /// whether it was woken.
-    fn wait(&mut self, woken: &UnixStream, supervision: &Supervision) -> Result<bool, Error> {
+    /// Waits for messages or the next time that something is due, and takes what arrived.
+    fn wait(&mut self, woken: &Bell, supervision: &Supervision) -> Result<(), Error> {
         let now = Instant::now();
         let links = self.streams.iter().filter_map(|stream| stream.link.poll_timeout());
         let untold = (!self.untold.is_empty()).then_some(now + UNTOLD_WAIT);
@@ -235,7 +233,7 @@ impl Sockets {
             }
             None => PollTimeout::NONE,
         };
-        let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(woken.fd(), PollFlags::POLLIN)];
         let sockets = self.datagrams.iter().map(|datagrams| datagrams.socket.as_fd());
         fds.extend(sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let links_at = fds.len();
@@ -254,7 +252,7 @@ impl Sockets {
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
         if supervision.is_stopping() {
-            return Ok(true);
+            return Ok(());
         }
         let (awoke, clock_awoke) = (Instant::now(), SystemTime::now());
         let passed = awoke.saturating_duration_since(now);
@@ -269,7 +267,8 @@ impl Sockets {
         for (index, _) in polled.into_iter().zip(&ready[links_at..]).filter(|(_, ready)| **ready) {
             self.receive_stream(index);
         }
-        Ok(ready[0])
+        woken.hear();
+        Ok(())
     }
 
     /// Takes datagrams from the sockets that are ready, in the order in which they were polled.

@@ -7,6 +7,7 @@
 //! stage: a segment that arrives meanwhile waits in the channel.
 
 use super::Supervision;
+use super::bell::Bell;
 use super::render::Renderer;
 use crate::audio::{AudioError, Sink};
 use crate::codec::CodecError;
@@ -17,7 +18,7 @@ use crate::units::SampleRate;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Between two flushes of the sink, at least; it is to be flushed once a second.
@@ -105,6 +106,29 @@ impl PlayStatus {
     }
 }
 
+/// Where this stage says what it does.
+#[derive(Debug)]
+pub struct Board {
+    status: Mutex<PlayStatus>,
+    /// Rung when the stream, or what stands in the way, is another one than before.
+    pub news: Bell,
+}
+
+impl Board {
+    /// Nothing is said yet.
+    ///
+    /// # Errors
+    /// When the system gives no pipe.
+    pub fn new() -> Result<Board, Error> {
+        Ok(Board { status: Mutex::default(), news: Bell::new()? })
+    }
+
+    /// What is playing.
+    pub fn status(&self) -> MutexGuard<'_, PlayStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Sound of the segment that is playing, decoded and not yet due.
 #[derive(Default)]
 struct Ahead {
@@ -150,7 +174,7 @@ struct Player<'a> {
     chain: Option<Renderer>,
     ahead: Ahead,
     stream: Option<StreamParameters>,
-    status: &'a Mutex<PlayStatus>,
+    board: &'a Board,
     /// Of a sink without a clock: when it was set, and the samples written since.
     clock: Option<(Instant, u64)>,
     /// Samples written at this rate, and the sound written at others before.
@@ -179,7 +203,7 @@ pub fn play(
     sink: Box<dyn Sink>,
     incoming: Incoming,
     supervision: &Supervision,
-    status: &Mutex<PlayStatus>,
+    board: &Board,
     latency: Option<Duration>,
 ) -> Result<(), Error> {
     let mut buffer = JitterBuffer::new(Duration::from_millis(60));
@@ -192,7 +216,7 @@ pub fn play(
         chain: None,
         ahead: Ahead::default(),
         stream: None,
-        status,
+        board,
         clock: None,
         written_samples: 0,
         written_before: Duration::ZERO,
@@ -301,7 +325,7 @@ impl Player<'_> {
             Event::Stream(stream)
                 if self.stream.as_ref().is_some_and(|s| s.sounds_like(&stream)) =>
             {
-                self.status().stream = Some(stream);
+                self.tell_stream(stream);
             }
             Event::Stream(stream) => {
                 self.fade_out()?;
@@ -320,7 +344,7 @@ impl Player<'_> {
                 }
                 self.chain = Some(chain);
                 self.stream = Some(stream.clone());
-                self.status().stream = Some(stream);
+                self.tell_stream(stream);
             }
             Event::Start { sequence, play_at, fresh } => {
                 self.buffer.start(now, sequence, play_at, fresh);
@@ -333,18 +357,18 @@ impl Player<'_> {
                 if let Some(need) = need {
                     self.buffer.handle_need(now, need, allowance);
                 }
-                self.status().trouble = None;
+                self.tell_trouble(None);
                 self.report();
             }
             Event::Lost(sequence, cause) => self.buffer.lose(sequence, cause),
             Event::Ended => {
                 self.ended = true;
                 let none = self.buffer.end();
-                let mut status = self.status();
+                let mut status = self.board.status();
                 status.ended = true;
                 status.gaps.retain(|report| Some(report.gap.sequence) != none);
             }
-            Event::Trouble(trouble) => self.status().trouble = Some((trouble, now)),
+            Event::Trouble(trouble) => self.tell_trouble(Some((trouble, now))),
         }
         Ok(())
     }
@@ -426,8 +450,18 @@ impl Player<'_> {
         }
     }
 
-    fn status(&self) -> std::sync::MutexGuard<'_, PlayStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tell_stream(&self, stream: StreamParameters) {
+        let before = self.board.status().stream.replace(stream.clone());
+        if before.as_ref() != Some(&stream) {
+            self.board.news.ring();
+        }
+    }
+
+    fn tell_trouble(&self, trouble: Option<(Trouble, Instant)>) {
+        let before = std::mem::replace(&mut self.board.status().trouble, trouble);
+        if before.map(|(trouble, _)| trouble) != trouble.map(|(trouble, _)| trouble) {
+            self.board.news.ring();
+        }
     }
 
     fn report(&mut self) {
@@ -439,7 +473,7 @@ impl Player<'_> {
         let written_until = self.written_until();
         let underruns = self.sink.underruns();
         let written = self.written();
-        let mut status = self.status();
+        let mut status = self.board.status();
         status.playout = self.buffer.stats();
         status.undecodable = self.undecodable;
         status.underruns = underruns;
