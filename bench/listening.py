@@ -5,15 +5,17 @@ A server plays the built-in programme at 16 kHz mono; a listener with the sink `
 some minutes. The kernel tells the time of each of its threads to the nanosecond; what it takes is
 told for each part of that time, because the resampler runs only while the latency is corrected. To
 tell whether it did, `--json` lets the listener write its status each second, which is then in its time.
-Decoding is measured three times: at a stretch, a segment each 720 ms, and a packet each 60 ms, with the
-caches cold again each time; so is the resampler, a segment each 720 ms.
+Decoding is measured during each part, as a machine is not as fast in each minute, and three times: at a
+stretch, a segment each 720 ms, and a packet each 60 ms, with the caches cold again each time; so is the
+resampler, a segment each 720 ms. The medians of all parts come last.
 
-Usage: bench/listening.py [--seconds 60] [--parts 3] [--decode-seconds 30] [--json]
+Usage: bench/listening.py [--seconds 60] [--parts 5] [--json]
 """
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -50,19 +52,12 @@ def build() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="of each part")
-    parser.add_argument("--parts", type=int, default=3)
-    parser.add_argument("--decode-seconds", type=int, default=30)
+    parser.add_argument("--parts", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="let the listener write its status each second")
     arguments = parser.parse_args()
     build()
     release = HERE / "target/release"
-    decoded = subprocess.run([release / "examples/decoding", str(arguments.decode_seconds)],
-                             stdout=subprocess.PIPE, text=True, check=True).stdout
-    alone, packets, segments, corrected = (float(line.split()[1]) for line in decoded.splitlines())
-    print(f"decoding at a stretch: {alone:.0f} us per second of sound")
-    print(f"decoding a segment each 720 ms: {segments:.0f} us")
-    print(f"decoding a packet each 60 ms: {packets:.0f} us")
-    print(f"playing faster, a segment each 720 ms: {corrected:.0f} us")
+    rows = []
     port = str(free_port())
     with tempfile.TemporaryDirectory() as place:
         status = Path(place) / "status"
@@ -78,7 +73,12 @@ def main() -> None:
             for part in range(arguments.parts):
                 before = cpu(listener.pid)
                 began = time.monotonic()
-                time.sleep(arguments.seconds)
+                # Three of the four manners take as long as their sound.
+                decoding = subprocess.run(
+                    [release / "examples/decoding", str(max(int(arguments.seconds / 3), 1))],
+                    stdout=subprocess.PIPE, text=True, check=True).stdout
+                alone, packets, segments, corrected = (
+                    float(line.split()[1]) for line in decoding.splitlines())
                 passed = time.monotonic() - began
                 used = {name: (ns - before.get(name, 0)) / 1000 / passed
                         for name, ns in cpu(listener.pid).items()}
@@ -90,11 +90,17 @@ def main() -> None:
                 if arguments.json:
                     last = json.loads(status.read_text().splitlines()[-1])
                     seen = f"; {last['gaps']} gaps, correction {last['correction_ppm']:.0f} ppm"
-                print(f"listening, {arguments.seconds:.0f} s, part {part + 1}: {total:.0f} us per second "
-                      f"({threads}), {total / alone:.2f} of decoding at a stretch, "
-                      f"{total / segments:.2f} of a segment each 720 ms, "
-                      f"{total / packets:.2f} of a packet each 60 ms; {resident(listener.pid)} kB resident"
-                      f"{seen}", flush=True)
+                rows.append((total, alone, segments, packets, corrected,
+                             total / alone, total / segments, total / packets))
+                print(f"part {part + 1}, {passed:.0f} s, us per second of sound: listening {total:.0f} "
+                      f"({threads}); decoding at a stretch {alone:.0f}, a segment each 720 ms "
+                      f"{segments:.0f}, a packet each 60 ms {packets:.0f}; playing faster {corrected:.0f}; "
+                      f"{resident(listener.pid)} kB resident{seen}", flush=True)
+            total, alone, segments, packets, corrected, *ratios = map(statistics.median, zip(*rows))
+            print(f"medians: listening {total:.0f}, decoding at a stretch {alone:.0f}, a segment each "
+                  f"720 ms {segments:.0f}, a packet each 60 ms {packets:.0f}; playing faster "
+                  f"{corrected:.0f}; listening to decoding: "
+                  + ", ".join(f"{ratio:.2f}" for ratio in ratios))
         finally:
             listener.terminate()
             server.terminate()

@@ -67,8 +67,10 @@ pub struct FetchStats {
     pub truncated: u64,
     /// Connections opened.
     pub connections: u64,
-    /// Operations on sockets that failed.
+    /// Operations on sockets that failed, but for the next ones.
     pub socket_errors: u64,
+    /// Datagrams that came back because no program has the port that they were sent to.
+    pub refused: u64,
     /// Events that the playing stage did not take in time.
     pub overflow: u64,
     /// Attempts after the first of a lookup.

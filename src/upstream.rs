@@ -95,6 +95,8 @@ impl Tally {
 struct Recent {
     times: Vec<Duration>,
     next: usize,
+    /// The same in order: what is asked of them is asked more often than they change.
+    sorted: Vec<Duration>,
 }
 
 impl Recent {
@@ -104,17 +106,17 @@ impl Recent {
         if self.times.len() < Self::LENGTH {
             self.times.push(time);
         } else {
-            self.times[self.next] = time;
+            let oldest = std::mem::replace(&mut self.times[self.next], time);
+            self.sorted.remove(self.sorted.partition_point(|&other| other < oldest));
         }
+        self.sorted.insert(self.sorted.partition_point(|&other| other < time), time);
         self.next = (self.next + 1) % Self::LENGTH;
     }
 
     /// The time below which `part` of all lie; `None` without any.
     fn quantile(&self, part: f64) -> Option<Duration> {
-        let mut sorted = self.times.clone();
-        sorted.sort_unstable();
-        let last = sorted.len().checked_sub(1)?;
-        Some(sorted[(last as f64 * part).round() as usize])
+        let last = self.sorted.len().checked_sub(1)?;
+        Some(self.sorted[(last as f64 * part).round() as usize])
     }
 }
 
@@ -433,6 +435,23 @@ mod tests {
     use crate::wire::FLAG_QR;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_latest_times_are_kept_in_order() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.quantile(0.5), None);
+        let times: Vec<_> = (0..500u32).map(|n| MS * (n * 37 % 101)).collect();
+        for (n, &time) in times.iter().enumerate() {
+            recent.push(time);
+            let mut latest = times[(n + 1).saturating_sub(Recent::LENGTH)..=n].to_vec();
+            latest.sort();
+            assert_eq!(recent.sorted, latest);
+            assert_eq!(
+                (recent.quantile(0.0), recent.quantile(1.0)),
+                (Some(latest[0]), latest.last().copied())
+            );
+        }
+    }
 
     fn query() -> QueryTemplate {
         Upstream::new([9; 8]).query("seq_1.example".parse().unwrap(), Instant::now())

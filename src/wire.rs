@@ -227,36 +227,59 @@ impl Name {
     /// When the name is cut short, too long, or badly compressed.
     pub fn read(message: &[u8], at: usize) -> Result<(Name, usize), ParseError> {
         let mut wire = Vec::with_capacity(64);
-        let mut end = None;
-        let mut position = at;
-        let mut pointers = 0;
-        loop {
-            let short = ParseError::ShortInput { at: message.len() };
-            let length = usize::from(*message.get(position).ok_or(short)?);
-            match length {
-                0 => {
-                    wire.push(0);
-                    return Ok((Name(wire.into()), end.unwrap_or(position + 1)));
-                }
-                1..=LABEL_OCTETS_MAX => {
-                    let label = message.get(position..position + 1 + length).ok_or(short)?;
-                    if wire.len() + label.len() + 1 > NAME_OCTETS_MAX {
-                        return Err(ParseError::LongName { at });
-                    }
-                    wire.extend_from_slice(label);
-                    position += 1 + length;
-                }
-                0xC0..=0xFF => {
-                    let target = usize::from(u16_at(message, position)? & 0x3FFF);
-                    pointers += 1;
-                    if target >= position || pointers > POINTERS_MAX {
-                        return Err(ParseError::BadPointer { at: position });
-                    }
-                    end.get_or_insert(position + 2);
-                    position = target;
-                }
-                _ => return Err(ParseError::BadLabel { at: position }),
+        let end = walk_name(message, at, |label| wire.extend_from_slice(label))?;
+        Ok((Name(wire.into()), end))
+    }
+
+    /// Whether the possibly compressed name at `at` equals this one. False as well when it cannot be read.
+    fn is_at(&self, message: &[u8], at: usize) -> bool {
+        let mut rest = Some(self.wire());
+        let walked = walk_name(message, at, |label| {
+            let same = rest.and_then(|rest| rest.split_at_checked(label.len()));
+            rest = same.filter(|(own, _)| own.eq_ignore_ascii_case(label)).map(|(_, rest)| rest);
+        });
+        walked.is_ok() && rest == Some(&[])
+    }
+}
+
+/// Calls `visit` with each label of the possibly compressed name at `at`, its length in front, and with the
+/// closing zero; the offset of what follows the name. Errors as [`Name::read`].
+fn walk_name<'a>(
+    message: &'a [u8],
+    at: usize,
+    mut visit: impl FnMut(&'a [u8]),
+) -> Result<usize, ParseError> {
+    let mut octets = 0;
+    let mut end = None;
+    let mut position = at;
+    let mut pointers = 0;
+    loop {
+        let short = ParseError::ShortInput { at: message.len() };
+        let length = usize::from(*message.get(position).ok_or(short)?);
+        match length {
+            0 => {
+                visit(&message[position..=position]);
+                return Ok(end.unwrap_or(position + 1));
             }
+            1..=LABEL_OCTETS_MAX => {
+                let label = message.get(position..position + 1 + length).ok_or(short)?;
+                octets += label.len();
+                if octets + 1 > NAME_OCTETS_MAX {
+                    return Err(ParseError::LongName { at });
+                }
+                visit(label);
+                position += 1 + length;
+            }
+            0xC0..=0xFF => {
+                let target = usize::from(u16_at(message, position)? & 0x3FFF);
+                pointers += 1;
+                if target >= position || pointers > POINTERS_MAX {
+                    return Err(ParseError::BadPointer { at: position });
+                }
+                end.get_or_insert(position + 2);
+                position = target;
+            }
+            _ => return Err(ParseError::BadLabel { at: position }),
         }
     }
 }
@@ -802,8 +825,9 @@ impl Answer {
                 position = record.end;
                 match (section, record.rtype) {
                     (0, Rtype::CNAME) if record.class == CLASS_IN => {
+                        let (owner, _) = Name::read(message, record.at)?;
                         let (target, _) = Name::read(message, record.rdata_at)?;
-                        links.push((record.owner, target, record.ttl));
+                        links.push((owner, target, record.ttl));
                     }
                     (0, Rtype::TXT) if asked.qtype == Rtype::TXT && record.class == CLASS_IN => {
                         records.push(record);
@@ -812,7 +836,7 @@ impl Answer {
                         let minimum = record.soa_minimum(message)?;
                         self.negative_ttl = Some(record.ttl.min(minimum));
                     }
-                    (2, Rtype::OPT) if record.owner.wire() == [0] => {
+                    (2, Rtype::OPT) if message[record.at] == 0 => {
                         let (edns, _) = Edns::read(message, record.rdata_at - 10)?;
                         self.edns = true;
                         self.cookie = edns.cookie.map(<[u8]>::to_vec);
@@ -822,18 +846,18 @@ impl Answer {
                 }
             }
         }
-        let mut owner = asked.name.clone();
+        let mut owner = &asked.name;
         let mut ttl = u32::MAX;
         let mut followed = 0;
-        while let Some((_, target, link_ttl)) = links.iter().find(|(from, _, _)| *from == owner) {
+        while let Some((_, target, link_ttl)) = links.iter().find(|(from, _, _)| from == owner) {
             followed += 1;
             if followed > CNAME_LINKS_MAX {
                 return Err(ParseError::CnameChain);
             }
-            owner = target.clone();
+            owner = target;
             ttl = ttl.min(*link_ttl);
         }
-        for record in records.iter().filter(|record| record.owner == owner) {
+        for record in records.iter().filter(|record| owner.is_at(message, record.at)) {
             self.texts.push(record.text(message)?);
             ttl = ttl.min(record.ttl);
         }
@@ -848,7 +872,8 @@ impl Answer {
 
 /// A record met while walking a response.
 struct Record {
-    owner: Name,
+    /// Where it begins, with its owner.
+    at: usize,
     rtype: Rtype,
     class: u16,
     ttl: u32,
@@ -858,7 +883,7 @@ struct Record {
 
 impl Record {
     fn read(message: &[u8], at: usize) -> Result<Record, ParseError> {
-        let (owner, position) = Name::read(message, at)?;
+        let position = walk_name(message, at, |_| ())?;
         let end = position + 10 + usize::from(u16_at(message, position + 8)?);
         if end > message.len() {
             return Err(ParseError::ShortInput { at: message.len() });
@@ -868,7 +893,7 @@ impl Record {
         let ttl = u32_at(message, position + 4)?;
         let ttl = if ttl > i32::MAX as u32 && rtype != Rtype::OPT { 0 } else { ttl };
         let class = u16_at(message, position + 2)?;
-        Ok(Record { owner, rtype, class, ttl, rdata_at: position + 10, end })
+        Ok(Record { at, rtype, class, ttl, rdata_at: position + 10, end })
     }
 
     /// The strings of a TXT record, joined.
@@ -934,6 +959,10 @@ pub fn fuzz_response(message: &[u8]) {
         assert!(!answer.truncated || answer.texts.is_empty());
         assert!(answer.texts.is_sorted());
     }
+    for at in 0..message.len().min(64) {
+        let read = Name::read(message, at);
+        assert_eq!(asked.name.is_at(message, at), read.is_ok_and(|(name, _)| name == asked.name));
+    }
 }
 
 #[cfg(test)]
@@ -946,6 +975,19 @@ mod tests {
 
     fn txt_query(text: &str) -> QueryTemplate {
         QueryTemplate { name: name(text), qtype: Rtype::TXT, edns: true, cookie: vec![7; 8] }
+    }
+
+    #[test]
+    fn a_name_is_known_where_it_stands() {
+        let asked = name("seq_2.example.com");
+        // The zone, the name behind it, and the same in other case: in full, and with pointers.
+        let message = b"\x07example\x03com\0\x05SEQ_2\xC0\0\x05seq_2\x07EXAMPLE\xC0\x08\x05seq_2\0";
+        let known = [(0, false), (13, true), (21, true), (37, false), (8, false), (99, false)];
+        for (at, is) in known {
+            assert_eq!(asked.is_at(message, at), is, "{at}");
+        }
+        assert!(name("example.com").is_at(message, 0) && !name("example.co").is_at(message, 0));
+        assert!(!name("a.example.com").is_at(message, 0));
     }
 
     fn header(flags: u16, counts: [u16; 4]) -> Vec<u8> {

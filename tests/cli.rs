@@ -386,8 +386,8 @@ fn a_bit_rate_that_packets_cannot_hold_is_warned_of() {
 #[test]
 fn questions_that_cannot_be_sent_are_named_as_such() {
     let mut command = Command::new("sh");
-    // Twelve descriptors are enough to begin with, and none is left for a question.
-    let limit = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n 12; exec \"$0\" \"$@\"";
+    // Thirteen descriptors are enough to begin with, and none is left for a question.
+    let limit = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n 13; exec \"$0\" \"$@\"";
     command.args(["-c", limit, env!("CARGO_BIN_EXE_aodns")]);
     command.args(["listen", "a.example", "127.0.0.1:9", "-o", "null", "--duration", "2"]);
     let output = command.output().unwrap();
@@ -630,6 +630,17 @@ fn who_stops_before_the_last_attempt_is_told_that_nothing_answered() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains(&format!("no answer ({address})\n")), "{stderr}");
+}
+
+#[test]
+fn who_asks_where_no_server_listens_is_told_so() {
+    // Bound and closed: nobody else has this port now.
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = run(&["listen", "a.example", &address, "-o", "null", "--duration", "1"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let cause = format!("no answer; no server listens at this address and port ({address})\n");
+    assert!(stderr.contains(&cause), "{stderr}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub fn run(job: DemoJob) -> Result<(), Failure> {
 }
 
 fn nothing(heard: &ClientStats) -> String {
-    let trouble = heard.play.trouble.map(|(trouble, _)| report::trouble_words(trouble));
+    let trouble = heard.play.trouble.map(|(trouble, _)| report::trouble_words(trouble, heard));
     let trouble = trouble.unwrap_or_else(|| "no sound arrived".into());
     format!("the listener heard nothing in {}: {trouble}", report::short(heard.elapsed))
 }

@@ -70,12 +70,8 @@ fn silence(job: &ListenJob, last: &ClientStats) -> String {
             "its packets cannot be decoded; `--codec` says what they are where the server does not"
                 .into()
         }
-        _ if last.fetch.socket_errors > 0 && last.fetch.octets_in == 0 => {
-            "questions could not be sent; is there a network, and are there descriptors left?"
-                .into()
-        }
-        Some((trouble, _)) => report::trouble_words(trouble),
-        None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence),
+        Some((trouble, _)) => report::trouble_words(trouble, last),
+        None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence, last),
         None => "no sound yet".into(),
     };
     let elapsed = report::short(last.elapsed);
@@ -174,7 +170,7 @@ impl News {
         if trouble != self.trouble && !self.late {
             match trouble {
                 Some(trouble) => {
-                    let words = report::trouble_words(trouble);
+                    let words = report::trouble_words(trouble, stats);
                     console.say(&format!("waiting: {words} ({})", stats.server));
                 }
                 None => console.say("going on"),

@@ -119,12 +119,13 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("truncated", Count(fetch.truncated)),
         ("connections", Count(fetch.connections)),
         ("socket_errors", Count(fetch.socket_errors)),
+        ("refused", Count(fetch.refused)),
         ("overflow", Count(fetch.overflow)),
         ("server", Text(Some(stats.server.to_string()))),
         ("rtt_s", Seconds(stats.rtt)),
         ("loss", Number(Some(stats.loss))),
         ("direct", Bool(stats.direct)),
-        ("trouble", Text(play.trouble.map(|(trouble, _)| trouble_words(trouble)))),
+        ("trouble", Text(play.trouble.map(|(trouble, _)| trouble_words(trouble, stats)))),
         ("stream", play.stream.as_ref().map_or(Text(None), |stream| Object(stream_fields(stream)))),
         ("ended", Bool(play.ended)),
     ]
@@ -166,8 +167,16 @@ pub fn state(stats: &ClientStats) -> &'static str {
 }
 
 /// What stands in the way.
-pub fn trouble_words(trouble: Trouble) -> String {
+pub fn trouble_words(trouble: Trouble, stats: &ClientStats) -> String {
+    let fetch = &stats.fetch;
     match trouble {
+        Trouble::Silence if fetch.octets_in == 0 && fetch.refused > 0 => {
+            "no answer; no server listens at this address and port".into()
+        }
+        Trouble::Silence if fetch.octets_in == 0 && fetch.socket_errors > 0 => {
+            "questions could not be sent; is there a network, and are there descriptors left?"
+                .into()
+        }
         Trouble::Silence => "no answer".into(),
         Trouble::Refusal(rcode) => format!("the server answers {rcode}"),
         Trouble::UnknownStream => "the stream's codec or encoding is not known here".into(),
@@ -207,7 +216,7 @@ pub fn rule_words(rule: Rule) -> &'static str {
 pub fn client_line(stats: &ClientStats) -> String {
     let play = &stats.play;
     if let Some((trouble, _)) = play.trouble {
-        return format!("waiting: {} ({})", trouble_words(trouble), stats.server);
+        return format!("waiting: {} ({})", trouble_words(trouble, stats), stats.server);
     }
     let playout = &play.playout;
     let latency = play.latency.map_or("-".into(), short);

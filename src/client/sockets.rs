@@ -16,6 +16,7 @@ use crate::wire::MESSAGE_OCTETS_MAX;
 use crossbeam_channel::{Sender, TrySendError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -279,6 +280,9 @@ impl Sockets {
                 Ok(length) => {
                     let message = &self.buffer[..length];
                     self.fetcher.handle_datagram(Instant::now(), datagrams.lookup, message);
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    self.fetcher.stats_mut().refused += 1;
                 }
                 Err(_) => self.fetcher.stats_mut().socket_errors += 1,
             }
