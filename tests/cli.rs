@@ -633,6 +633,51 @@ fn who_stops_before_the_last_attempt_is_told_that_nothing_answered() {
 }
 
 #[test]
+fn a_server_that_waits_for_its_source_says_so_and_can_be_ended() {
+    let directory = TempDir::new("cli").unwrap();
+    let pipe = directory.path().join("pipe.wav");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aodns"));
+    command.args(["serve", "a.example", "--listen", "127.0.0.1:0", "-i"]).arg(&pipe);
+    let mut process = Process::spawn(&mut command, directory.path()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !process.stderr().contains("waiting for a program that writes to ") {
+        assert!(Instant::now() < deadline, "nothing is said: {:?}", process.stderr());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let id = process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert!(process.wait(Duration::from_secs(20)).unwrap().is_some(), "it goes on");
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_a_listener_in_order_unless_it_was_told_not_to_mind() {
+    let minding = ("exec \"$0\" \"$@\"", "600");
+    let ignoring = ("trap '' HUP; exec \"$0\" \"$@\"", "3");
+    for (words, seconds) in [minding, ignoring] {
+        let directory = TempDir::new("cli").unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", words, env!("CARGO_BIN_EXE_aodns")]);
+        command.args(["demo", "--output", "x.wav", "--seconds", seconds]);
+        let mut process = Process::spawn(&mut command, directory.path()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !process.stderr().contains("a listener that plays to") {
+            assert!(Instant::now() < deadline, "nothing is said: {:?}", process.stderr());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let id = process.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+        let status = process.wait(Duration::from_secs(20)).unwrap().expect("it goes on");
+        let stderr = process.stderr();
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        // Who does not mind hears the three seconds to their end.
+        let whole = stderr.contains("sound                0:03") || stderr.contains("0:02");
+        assert!(seconds == "600" || whole, "{stderr}");
+        assert!(stderr.contains("time to first sound"), "no report: {stderr}");
+    }
+}
+
+#[test]
 fn who_asks_where_no_server_listens_is_told_so() {
     // Bound and closed: nobody else has this port now.
     let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

@@ -42,12 +42,16 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
         _ => sound::source_failure(&job.source, &error),
     };
     let source = sound::source(&job.source, job.looping)?;
-    let signals = Signals::install()?;
     let metrics = job.metrics.map(Metrics::bind).transpose()?;
     let descriptors = descriptors::raise(job.config.responder.tcp.connections);
     let mut config = job.config.clone();
     config.cookies = job.cookie_secrets.as_deref().map(cookie_secrets).transpose()?;
+    if let Some(words) = sound::wait(&job.source).filter(|_| job.level >= Level::Info) {
+        console.say(&words);
+    }
     let server = Server::start(config, source).map_err(failed)?;
+    // Until now there was nothing to be ended in order, and a source may take for ever to open.
+    let signals = Signals::install()?;
     if let Some(warning) = descriptors.filter(|_| job.level >= Level::Warn) {
         console.say(&warning);
     }

@@ -1,15 +1,26 @@
-//! SIGINT and SIGTERM as a wish to stop in order, and waiting without turns in vain.
+//! SIGINT, SIGTERM and SIGHUP as a wish to stop in order, and waiting without turns in vain.
 
 use super::failure::Failure;
 use aodns::audio::system_words;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Where Linux tells what becomes of this process's signals.
+const STATUS: &str = "/proc/self/status";
+
+/// SIGHUP, unless it is ignored on purpose, as nohup does, or that cannot be known.
+fn hangup() -> Option<i32> {
+    let status = std::fs::read_to_string(STATUS).ok()?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let ignored = u64::from_str_radix(ignored.trim(), 16).ok()?;
+    (ignored >> (SIGHUP - 1) & 1 == 0).then_some(SIGHUP)
+}
 
 /// Whether somebody wants the program to stop.
 #[derive(Debug)]
@@ -32,7 +43,7 @@ impl Signals {
         let wanted = Arc::new(AtomicBool::new(false));
         let (came, tell) =
             aodns::pipeline::pipe().map_err(|error| Failure::Runtime(error.to_string()))?;
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
             let tell = tell.try_clone().map_err(refused)?;
             // In this order: the first one looks at the flag before the second one sets it, and
             // whoever is woken finds it set.

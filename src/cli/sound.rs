@@ -6,6 +6,7 @@ use aodns::audio::{AudioError, Sink, SinkKind, Source, SourceKind, default_outpu
 use aodns::error::Error;
 use aodns::responder::ResponderError;
 use std::io::{ErrorKind, IsTerminal};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// Makes the source.
@@ -14,6 +15,16 @@ use std::path::Path;
 /// When this build cannot do it.
 pub fn source(kind: &SourceKind, looping: bool) -> Result<Box<dyn Source>, Failure> {
     kind.build(looping).map_err(|error| source_failure(kind, &error.into()))
+}
+
+/// What is waited for until the source is open, where that may take long.
+pub fn wait(kind: &SourceKind) -> Option<String> {
+    match kind {
+        SourceKind::Wav(path) if path.metadata().is_ok_and(|file| file.file_type().is_fifo()) => {
+            Some(format!("waiting for a program that writes to {path:?}"))
+        }
+        _ => None,
+    }
 }
 
 /// Makes the sink. It is opened when the stream is known; what would fail then and can be seen now
