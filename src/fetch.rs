@@ -67,6 +67,8 @@ pub struct FetchStats {
     pub truncated: u64,
     /// Connections opened.
     pub connections: u64,
+    /// Handshakes of theirs that were begun anew because nothing was heard of them.
+    pub renewed_handshakes: u64,
     /// Operations on sockets that failed, but for the next ones.
     pub socket_errors: u64,
     /// Datagrams that came back because no program has the port that they were sent to.

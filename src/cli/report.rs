@@ -118,6 +118,7 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("stale", Count(fetch.stale)),
         ("truncated", Count(fetch.truncated)),
         ("connections", Count(fetch.connections)),
+        ("renewed_handshakes", Count(fetch.renewed_handshakes)),
         ("socket_errors", Count(fetch.socket_errors)),
         ("refused", Count(fetch.refused)),
         ("overflow", Count(fetch.overflow)),

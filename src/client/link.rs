@@ -15,10 +15,12 @@ const CONNECT: Duration = Duration::from_secs(4);
 /// Queries waiting to be sent, in octets; more means that nothing goes out.
 const PENDING_MAX: usize = 64 * 1024;
 
-/// What [`Link::handle_ready`] met.
+/// What [`Link::handle_ready`] and [`Link::handle_timeout`] met.
 pub enum LinkEvent {
     /// Nothing more for now.
     Nothing,
+    /// The handshake was begun anew.
+    Renewed,
     /// A message of this length is at the beginning of the buffer.
     Message(usize),
     /// The connection is gone.
@@ -120,16 +122,18 @@ impl Link {
 
     /// Begins a handshake anew that takes too long; closes a connection that is idle or does not come
     /// up, and tells of it.
-    pub fn handle_timeout(&mut self, now: Instant) -> Option<LinkEvent> {
-        self.poll_timeout().filter(|&at| now >= at)?;
+    pub fn handle_timeout(&mut self, now: Instant) -> LinkEvent {
+        if self.poll_timeout().is_none_or(|at| now < at) {
+            return LinkEvent::Nothing;
+        }
         let waits = !self.connected && now < self.opened + CONNECT;
         self.stream = if waits { connect(self.address).ok() } else { None };
         if self.stream.is_some() {
             let patience = self.anew.1;
             self.anew = (now + patience, patience * 2);
-            return None;
+            return LinkEvent::Renewed;
         }
-        Some(LinkEvent::Closed { connected: self.connected })
+        LinkEvent::Closed { connected: self.connected }
     }
 
     /// The socket is ready: writes, reads, and takes one message apart into `buffer`. To be called
@@ -294,11 +298,11 @@ mod tests {
         let port = |link: &Link| link.interest().unwrap().0.local_addr().unwrap().port();
         let turned_away = port(&link);
         assert_eq!(link.poll_timeout(), Some(began + patience));
-        assert!(link.handle_timeout(began + patience / 2).is_none());
+        assert!(matches!(link.handle_timeout(began + patience / 2), LinkEvent::Nothing));
         assert_eq!(port(&link), turned_away);
         // There is room again when the time has come.
         let _taken = listener.accept().unwrap();
-        assert!(link.handle_timeout(began + patience).is_none());
+        assert!(matches!(link.handle_timeout(began + patience), LinkEvent::Renewed));
         assert_ne!(port(&link), turned_away);
         assert_eq!(link.poll_timeout(), Some(began + 3 * patience));
         let (mut server, peer) = listener.accept().unwrap();
@@ -319,8 +323,8 @@ mod tests {
         assert!(link.open(began, Duration::from_millis(100)));
         while let Some(at) = link.poll_timeout() {
             match link.handle_timeout(at) {
-                None => anew += 1,
-                Some(event) => assert!(matches!(event, LinkEvent::Closed { connected: false })),
+                LinkEvent::Renewed => anew += 1,
+                event => assert!(matches!(event, LinkEvent::Closed { connected: false })),
             }
         }
         // After 100, 300, 700, 1500 and 3100 ms.

@@ -151,8 +151,12 @@ impl Sockets {
     /// Closes connections that are idle or do not come up.
     fn close_idle(&mut self, now: Instant) {
         for stream in &mut self.streams {
-            if let Some(LinkEvent::Closed { connected }) = stream.link.handle_timeout(now) {
-                self.fetcher.handle_closed(now, stream.server, stream.number, connected);
+            match stream.link.handle_timeout(now) {
+                LinkEvent::Renewed => self.fetcher.stats_mut().renewed_handshakes += 1,
+                LinkEvent::Closed { connected } => {
+                    self.fetcher.handle_closed(now, stream.server, stream.number, connected);
+                }
+                LinkEvent::Nothing | LinkEvent::Message(_) => {}
             }
         }
     }
@@ -295,7 +299,7 @@ impl Sockets {
         let now = Instant::now();
         for _ in 0..TURN_MESSAGES_MAX {
             match link.handle_ready(now, &mut self.buffer) {
-                LinkEvent::Nothing => return,
+                LinkEvent::Nothing | LinkEvent::Renewed => return,
                 LinkEvent::Message(length) => {
                     let message = &self.buffer[..length];
                     self.fetcher.handle_stream(now, *server, *number, message);
