@@ -17,6 +17,7 @@ pub use steer::Steering;
 use crate::follow::LossCause;
 use crate::units::Sequence;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Segments held at the same time: a minute of the shortest.
@@ -38,6 +39,8 @@ const HOLD_BACK: Duration = Duration::from_secs(2);
 const RETURNED: usize = 4;
 /// Packets decoded unheard before a segment that is joined midway, so that the decoder has a past.
 const PRIMING_PACKETS: usize = 2;
+/// Numbers that go further back than that belong to other sound.
+const BACK_MAX: u64 = 32;
 
 /// What became of a segment handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +187,10 @@ pub struct JitterBuffer {
     priming: Vec<Vec<u8>>,
     /// Whether anything was ever played.
     begun: bool,
+    /// Behind the packet heard last: its segment's number and the next index, or the next number.
+    heard: Option<(Sequence, usize)>,
+    /// Segments that were heard already when playing began anew.
+    repeated: Range<Sequence>,
     /// Length of the segment played last, in frames.
     typical: usize,
     /// Frames since the last packet was heard.
@@ -214,6 +221,8 @@ impl JitterBuffer {
             lost: BTreeMap::new(),
             priming: Vec::new(),
             begun: false,
+            heard: None,
+            repeated: 0..0,
             typical: 1,
             silent_for: usize::MAX / 2,
             latency: None,
@@ -311,12 +320,21 @@ impl JitterBuffer {
         self.buffered.clear();
         self.lost.clear();
         self.priming.clear();
+        self.heard = None;
         self.state = State::Idle;
     }
 
     /// Begins, or begins anew, with `sequence`, whose first sample is to be heard at `play_at`. What
-    /// is buffered below it is dropped; with `fresh`, everything is, as numbers begin anew.
+    /// is buffered below it is dropped; with `fresh`, everything is, as numbers begin anew. What was heard
+    /// already is not heard again: its time is waited for in silence.
     pub fn start(&mut self, now: Instant, sequence: Sequence, play_at: Instant, fresh: bool) {
+        self.heard = self.heard.filter(|_| !fresh);
+        let back = |next: Sequence| next.checked_sub(sequence).filter(|&back| back <= BACK_MAX);
+        let heard = self.heard.and_then(|(next, index)| Some((next, index, back(next)?)));
+        let (first, index, back) = heard.unwrap_or((sequence, 0, 0));
+        self.repeated = sequence..first;
+        let play_at = play_at + self.frame * (back as u32 * self.typical as u32);
+        let (sequence, unheard) = (first, play_at + self.frame * index as u32);
         self.buffered = if fresh { BTreeMap::new() } else { self.buffered.split_off(&sequence) };
         self.lost.clear();
         self.priming.clear();
@@ -331,7 +349,8 @@ impl JitterBuffer {
             self.gap = Some(Gap { sequence, cause, again });
         }
         self.ended = false;
-        let skip = now.saturating_duration_since(play_at);
+        let at = now.max(unheard);
+        let skip = at.saturating_duration_since(play_at);
         // The frame whose time it is has begun already. Who has heard nothing yet waits for the next one,
         // and hears that in time; who is interrupted does not.
         let over = Duration::from_nanos((skip.as_nanos() % self.frame.as_nanos()) as u64);
@@ -339,7 +358,7 @@ impl JitterBuffer {
             true => Duration::ZERO,
             false => self.frame - over,
         };
-        self.state = State::Waiting { sequence, at: play_at.max(now) + rest, skip: skip + rest };
+        self.state = State::Waiting { sequence, at: at + rest, skip: skip + rest };
     }
 
     /// Hears that nothing comes any more. Who waits for more by now was interrupted by nothing: returns the
@@ -367,10 +386,11 @@ impl JitterBuffer {
         captured: Option<Instant>,
     ) -> Insertion {
         let segment = Buffered { packets, captured };
-        let insertion = if sequence < self.next() || segment.packets.is_empty() {
+        let again = self.repeated.contains(&sequence) || self.buffered.contains_key(&sequence);
+        let insertion = if sequence < self.next() && !again || segment.packets.is_empty() {
             self.stats.late += 1;
             Insertion::Late
-        } else if self.buffered.contains_key(&sequence) {
+        } else if again {
             self.stats.duplicates += 1;
             Insertion::Duplicate
         } else if self.is_full_for(&segment) {
@@ -533,9 +553,12 @@ impl JitterBuffer {
         let late = self.due(segment).map(|due| now.max(at).saturating_duration_since(due));
         let skip = late.filter(|&late| skip >= length && late < length).unwrap_or(skip);
         let frames = (skip.as_nanos() / self.frame.as_nanos()) as usize;
+        let heard = self.heard.filter(|(next, _)| *next == sequence).map_or(0, |(_, index)| index);
+        let frames = frames.max(heard);
         if frames >= segment.packets.len() {
             self.buffered.remove(&sequence);
-            self.state = State::Waiting { sequence: sequence + 1, at, skip: skip - length };
+            let skip = skip.saturating_sub(length);
+            self.state = State::Waiting { sequence: sequence + 1, at, skip };
             return None;
         }
         // What was heard before fades out first: this has nothing to do with it.
@@ -605,6 +628,10 @@ impl JitterBuffer {
         let Some(packet) = packet else {
             self.stats.missing += 1;
             return Some(self.conceal());
+        };
+        self.heard = match index + 1 < segment.packets.len() {
+            true => Some((sequence, index + 1)),
+            false => Some((sequence + 1, 0)),
         };
         self.stats.played += 1;
         self.silent_for = 0;
@@ -708,18 +735,23 @@ pub fn fuzz_jitter_buffer(operations: &[u8]) {
         let sequence = u64::from(operation[1]);
         match operation[0] % 8 {
             0 => {
-                let packets =
-                    vec![Some(sequence.to_be_bytes().to_vec()); usize::from(operation[0])];
-                buffer.insert(sequence, packets, Some(now));
+                let packet = |index| Some([operation[1], index].to_vec());
+                buffer.insert(sequence, (0..operation[0]).map(packet).collect(), Some(now));
             }
             1 => buffer.lose(sequence, GapCause::Negative),
             2 => {
-                newest = None;
+                let fresh = operation[0] > 127;
+                // Nothing is heard twice, unless the numbers begin anew or go back far.
+                let back = |newest: &[u8; 2]| u64::from(newest[0]).saturating_sub(sequence);
+                newest = newest.filter(|newest| !fresh && back(newest) < BACK_MAX);
                 let at = now + frame * u32::from(operation[0]);
-                buffer.start(now, sequence, at - Duration::from_secs(2), operation[0] > 127);
+                buffer.start(now, sequence, at - Duration::from_secs(2), fresh);
             }
             3 => now += frame * u32::from(operation[1]),
-            4 => buffer.restart(frame),
+            4 => {
+                newest = None;
+                buffer.restart(frame);
+            }
             _ => {
                 let mut plays = 0;
                 loop {
@@ -727,10 +759,9 @@ pub fn fuzz_jitter_buffer(operations: &[u8]) {
                     plays += 1;
                     assert!(plays <= PRIMING_PACKETS + 1, "a frame comes after the priming");
                     if let Play::Packet(packet) = &play {
-                        let octets = packet[..8].try_into().expect("eight octets");
-                        let number = u64::from_be_bytes(octets);
-                        assert!(newest.is_none_or(|newest| newest <= number), "in order");
-                        newest = Some(number);
+                        let place: [u8; 2] = packet[..].try_into().expect("number and index");
+                        assert!(newest.is_none_or(|newest| newest < place), "in order, once");
+                        newest = Some(place);
                     }
                     if !matches!(play, Play::Prime(_)) {
                         break;
@@ -879,6 +910,33 @@ mod tests {
         listener.buffer.start(listener.now, 10, start, true);
         (10..13).for_each(|sequence| assert_eq!(listener.insert(sequence), Insertion::Inserted));
         assert_eq!(listener.hear(4), "(b0)(b1)b2c0c1c2");
+    }
+
+    #[test]
+    fn what_was_heard_is_not_heard_again_when_playing_begins_anew() {
+        // To be heard two frames later than it is, with what is there and what comes again.
+        for again in [10, 11] {
+            let mut listener = Listener::new();
+            listener.buffer.start(listener.now, 10, listener.now, true);
+            listener.insert(10);
+            listener.insert(11);
+            listener.insert(12);
+            assert_eq!(listener.hear(4), "a0a1a2b0");
+            let played = 4 - 3 * (again as u32 - 10);
+            let play_at = listener.now + 2 * FRAME - played * FRAME;
+            listener.buffer.start(listener.now, again, play_at, false);
+            assert_eq!(listener.insert(again), Insertion::Duplicate);
+            assert_eq!(listener.hear(7), "~~b1b2c0c1c2", "from {again}");
+            assert_eq!((listener.buffer.stats().gaps, listener.buffer.stats().late), (1, 0));
+        }
+        // Another run has other sound under the same numbers.
+        let mut listener = Listener::new();
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        listener.insert(10);
+        assert_eq!(listener.hear(2), "a0a1");
+        listener.buffer.start(listener.now, 10, listener.now, true);
+        assert_eq!(listener.insert(10), Insertion::Inserted);
+        assert_eq!(listener.hear(5), "~~a0a1a2");
     }
 
     #[test]

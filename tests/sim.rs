@@ -31,6 +31,7 @@ mod world;
 use net::Path;
 use resolver::Habits;
 use server::{Kind, Run};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -516,26 +517,56 @@ fn paths() -> [(&'static str, HopKind); 3] {
     ]
 }
 
+/// Throws of each case.
+const THROWS: u64 = 16;
+/// Further behind than before, in ms, is nobody, however the dice fall.
+const FURTHER_MAX: f32 = 1500.0;
+
+/// Each of `values` on each path, with several throws.
+fn cases<T: Copy, const N: usize>(
+    values: [T; N],
+) -> impl Iterator<Item = (T, (&'static str, HopKind), u64)> {
+    values.into_iter().flat_map(|value| {
+        paths().into_iter().flat_map(move |path| (1..=THROWS).map(move |dice| (value, path, dice)))
+    })
+}
+
+/// How much further behind a listener is than before, on the average of the throws of each case.
+#[derive(Default)]
+struct Further(BTreeMap<String, Vec<f32>>);
+
+impl Further {
+    fn add(&mut self, case: String, before: f32, after: f32) {
+        self.0.entry(case).or_default().push(after - before);
+    }
+
+    /// Who begins anew allows for more than who knows the path for minutes; `most` is in ms.
+    fn is_below(&self, most: f32) {
+        for (case, further) in &self.0 {
+            let (mean, max) = (mean(further), further.iter().copied().fold(f32::MIN, f32::max));
+            println!("{case}: further behind by {mean:.0} ms, at most {max:.0}");
+            assert_eq!(further.len() as u64, THROWS, "{case}");
+            assert!(mean < most, "{case}: further behind by {mean} ms");
+            assert!(max < FURTHER_MAX, "{case}: further behind by {max} ms");
+        }
+    }
+}
+
 #[test]
 fn a_restarted_server_is_heard_within_5_s() {
     let at = |seconds| Duration::from_secs(seconds);
     let first = run(Kind::DEFAULT, Duration::ZERO, at(300));
     let downs = [200, 500, 800, 1000, 20_000].map(Duration::from_millis);
-    for (down, (name, hop)) in downs.into_iter().flat_map(|down| paths().map(|path| (down, path))) {
+    let mut further = Further::default();
+    for (down, (name, hop), dice) in cases(downs) {
         let again = at(300) + down;
         let second = run(Kind { seed: 2, ..Kind::DEFAULT }, again, at(500));
-        let outcome = listen(Setting::new(vec![hop], at(490), 5), &[Arc::clone(&first), second]);
+        let outcome = listen(Setting::new(vec![hop], at(490), dice), &[Arc::clone(&first), second]);
         let (_, end) = silence_after(&outcome, at(300));
         let before = most_behind(&outcome, at(200), at(299));
         let after = most_behind(&outcome, again + 5 * SECOND, again + 60 * SECOND);
-        println!(
-            "{name}, {down:?} down: sound {:?} after the start, {before:.0} ms behind before and \
-             {after:.0} ms then",
-            end - again
-        );
-        assert!(end < again + 5 * SECOND, "{name}: {end:?} {:?}", outcome.silences);
-        // Who begins anew allows for more than who knows the path for minutes.
-        assert!(after < before + 300.0, "{name}, {down:?}: {after} ms after {before} ms");
+        assert!(end < again + 5 * SECOND, "{name}, {dice}: {end:?} {:?}", outcome.silences);
+        further.add(format!("{name}, {down:?} down"), before, after);
         assert_eq!((outcome.follow.restarts, outcome.disorder), (1, 0), "{name}");
         assert!(
             outcome.causes.contains_key("is of another run of the server"),
@@ -544,6 +575,7 @@ fn a_restarted_server_is_heard_within_5_s() {
         );
         assert_eq!(silence_after(&outcome, again + 10 * SECOND).0, Duration::ZERO, "{name}");
     }
+    further.is_below(300.0);
 }
 
 #[test]
@@ -676,30 +708,23 @@ fn a_source_that_pauses_is_hardly_asked_for_and_heard_when_it_goes_on() {
 #[test]
 fn a_network_gone_for_an_hour_is_heard_within_5_s_of_its_return() {
     let long = run(Kind::DEFAULT, Duration::ZERO, HOUR + 400 * SECOND);
-    for (name, hop) in paths() {
-        for seconds in [3, 6, 12, 30, 3600] {
-            let back = Duration::from_secs(100 + seconds);
-            let mut setting = Setting::new(vec![hop], back + 100 * SECOND, 6);
-            setting.outage = (100 * SECOND, back);
-            let outcome = listen(setting, &[Arc::clone(&long)]);
-            let (_, end) = silence_after(&outcome, back);
-            let before = most_behind(&outcome, 50 * SECOND, 100 * SECOND);
-            let after = most_behind(&outcome, back + 5 * SECOND, back + 60 * SECOND);
-            println!(
-                "{name}, {seconds} s: sound {:?} after the return, {} queries, {before:.0} ms behind \
-                 before and {after:.0} then",
-                end - back,
-                outcome.queries
-            );
-            assert!(end < back + 5 * SECOND, "{name} {seconds}: {:?}", outcome.silences);
-            // A start allows for more than it takes once the path is known.
-            assert!(after < before + 500.0, "{name} {seconds}: {after} ms behind");
-            assert_eq!(outcome.disorder, 0);
-            // Less than two questions a second into the void.
-            assert!(outcome.queries < 600 + 2 * seconds, "{name}: {}", outcome.queries);
-            assert!(outcome.level_max < 15 * SECOND);
-        }
+    let mut further = Further::default();
+    for (seconds, (name, hop), dice) in cases([3, 6, 12, 30, 3600]) {
+        let back = Duration::from_secs(100 + seconds);
+        let mut setting = Setting::new(vec![hop], back + 100 * SECOND, dice);
+        setting.outage = (100 * SECOND, back);
+        let outcome = listen(setting, &[Arc::clone(&long)]);
+        let (_, end) = silence_after(&outcome, back);
+        let before = most_behind(&outcome, 50 * SECOND, 100 * SECOND);
+        let after = most_behind(&outcome, back + 5 * SECOND, back + 60 * SECOND);
+        assert!(end < back + 5 * SECOND, "{name} {seconds} {dice}: {:?}", outcome.silences);
+        further.add(format!("{name}, {seconds} s"), before, after);
+        assert_eq!(outcome.disorder, 0, "{name} {seconds} {dice}: something is heard twice");
+        // Less than two questions a second into the void.
+        assert!(outcome.queries < 600 + 2 * seconds, "{name}: {}", outcome.queries);
+        assert!(outcome.level_max < 15 * SECOND);
     }
+    further.is_below(500.0);
 }
 
 #[test]
@@ -748,47 +773,39 @@ fn a_base_layer_server_is_not_heard_later_after_an_outage_than_before() {
 #[test]
 fn after_an_hour_of_sleep_sound_is_back_within_5_s() {
     let long = run(Kind::DEFAULT, Duration::ZERO, HOUR + 400 * SECOND);
-    for (name, hop) in paths() {
-        for clock_stops in [true, false] {
-            let back = HOUR + 100 * SECOND;
-            let mut setting = Setting::new(vec![hop], back + 100 * SECOND, 6);
-            setting.sleep = (100 * SECOND, back);
-            setting.clock_stops = clock_stops;
-            let outcome = listen(setting, &[Arc::clone(&long)]);
-            // The buffer is played first; it is an hour old.
-            let fresh = outcome.latencies.iter().filter(|(_, latency)| *latency < 4000.0);
-            let fresh = fresh.map(|(at, _)| *at).find(|at| *at > back).expect("sound is back");
-            println!("{name}, clock stops {clock_stops}: live {:?} after waking", fresh - back);
-            assert!(fresh < back + 5 * SECOND, "{name} {clock_stops}");
-            let (more, _) = silence_after(&outcome, back + 6 * SECOND);
-            assert_eq!(more, Duration::ZERO, "{name} {:?} {:?}", outcome.silences, outcome.causes);
-        }
+    for (clock_stops, (name, hop), dice) in cases([true, false]) {
+        let back = HOUR + 100 * SECOND;
+        let mut setting = Setting::new(vec![hop], back + 100 * SECOND, dice);
+        setting.sleep = (100 * SECOND, back);
+        setting.clock_stops = clock_stops;
+        let outcome = listen(setting, &[Arc::clone(&long)]);
+        // The buffer is played first; it is an hour old.
+        let fresh = outcome.latencies.iter().filter(|(_, latency)| *latency < 4000.0);
+        let fresh = fresh.map(|(at, _)| *at).find(|at| *at > back).expect("sound is back");
+        assert!(fresh < back + 5 * SECOND, "{name} {clock_stops} {dice}: {fresh:?}");
+        let (more, _) = silence_after(&outcome, back + 6 * SECOND);
+        assert_eq!(more, Duration::ZERO, "{name} {:?} {:?}", outcome.silences, outcome.causes);
     }
 }
 
 #[test]
 fn after_a_short_sleep_the_listener_is_as_close_behind_as_before() {
-    for (seconds, (name, hop)) in
-        [3, 6, 10, 14, 30].into_iter().flat_map(|s| paths().map(|p| (s, p)))
-    {
+    let mut further = Further::default();
+    for (seconds, (name, hop), dice) in cases([3, 6, 10, 14, 30]) {
         for clock_stops in [true, false] {
             let (from, to) = (100 * SECOND, Duration::from_secs(100 + seconds));
-            let mut setting = Setting::new(vec![hop], 200 * SECOND, 6);
+            let mut setting = Setting::new(vec![hop], 200 * SECOND, dice);
             setting.sleep = (from, to);
             setting.clock_stops = clock_stops;
             let outcome = listen(setting, &[hour()]);
             let before = most_behind(&outcome, 50 * SECOND, from);
             let after = most_behind(&outcome, to + 5 * SECOND, to + 60 * SECOND);
-            println!(
-                "{name}, {seconds} s, clock stops {clock_stops}: {before:.0} ms behind before, \
-                 {after:.0} ms then"
-            );
-            // A start allows for more than it takes once the path is known.
-            assert!(after < before + 400.0, "{name}, {seconds} s, {clock_stops}: {after} ms");
+            further.add(format!("{name}, {seconds} s, clock stops {clock_stops}"), before, after);
             let (more, _) = silence_after(&outcome, to + 5 * SECOND);
             assert_eq!(more, Duration::ZERO, "{name} {:?} {:?}", outcome.silences, outcome.causes);
         }
     }
+    further.is_below(400.0);
 }
 
 #[test]
