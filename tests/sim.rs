@@ -728,6 +728,35 @@ fn a_network_gone_for_an_hour_is_heard_within_5_s_of_its_return() {
 }
 
 #[test]
+fn who_hears_an_outage_of_seconds_on_a_path_that_loses_is_not_far_behind_for_minutes() {
+    let long = run(Kind::DEFAULT, Duration::ZERO, 300 * SECOND);
+    for (rtt_ms, loss) in [(20, 5), (80, 20), (300, 5)] {
+        let path = Path::new(rtt_ms, loss);
+        for hop in [HopKind::direct(path), HopKind::resolver(path, Habits::PLAIN)] {
+            for seconds in [2, 3, 4] {
+                let back = Duration::from_secs(100 + seconds);
+                let (mut before, mut after) = (Vec::new(), Vec::new());
+                for dice in 1..=THROWS {
+                    let mut setting = Setting::new(vec![hop], back + 150 * SECOND, dice);
+                    setting.outage = (100 * SECOND, back);
+                    let outcome = listen(setting, &[Arc::clone(&long)]);
+                    before.push(most_behind(&outcome, 60 * SECOND, 100 * SECOND));
+                    after.push(most_behind(&outcome, back + 120 * SECOND, back + 150 * SECOND));
+                    assert_eq!(outcome.disorder, 0);
+                    let (more, _) = silence_after(&outcome, back + 5 * SECOND);
+                    assert_eq!(more, Duration::ZERO, "{:?}", outcome.silences);
+                }
+                let (before, after) = (mean(&before), mean(&after));
+                println!(
+                    "{loss} %, {rtt_ms} ms, {seconds} s: {before:.0} ms behind, then {after:.0}"
+                );
+                assert!(after < before + 400.0, "{loss} %, {rtt_ms} ms, {seconds} s: {after}");
+            }
+        }
+    }
+}
+
+#[test]
 fn who_comes_just_before_a_pause_ends_does_not_wait_for_as_long_as_it_lasted() {
     let over = Duration::from_secs(300);
     let kind = Kind { pause: (100, 300), ..Kind::DEFAULT };

@@ -57,6 +57,8 @@ const EXCESS_MORE: Duration = Duration::from_secs(1);
 const EXCESS_AT_RETURN: Duration = Duration::from_millis(300);
 /// where no more than this is allowed for lost attempts.
 const ALLOWANCE_AT_RETURN_MAX: Duration = Duration::from_millis(1000);
+/// What comes later than lost attempts may explain, by this, was not held up by them.
+const BEYOND_CHANCE: Duration = Duration::from_millis(1000);
 /// No target is beyond this.
 const TARGET_MAX: Duration = Duration::from_secs(15);
 /// Needs that are looked back on.
@@ -180,7 +182,8 @@ impl Steering {
     pub fn excess_at_return(&self, latency: Duration) -> Option<Duration> {
         let excess = latency.saturating_sub(self.target?);
         let calm = self.allowance <= ALLOWANCE_AT_RETURN_MAX;
-        (calm && excess > EXCESS_AT_RETURN).then_some(excess)
+        let most = if calm { EXCESS_AT_RETURN } else { BEYOND_CHANCE };
+        (excess > most).then_some(excess)
     }
 
     /// The latency changed at once: by a wait, or by leaving something out.
@@ -213,6 +216,9 @@ impl Steering {
                 passed * TARGET_FALL_MAX * self.briskness(now)
             }
         });
+        let chance = Duration::from_secs_f64(usual) + self.allowance + BEYOND_CHANCE;
+        let outage = self.needs.len() >= NEEDS / 4 && need > chance;
+        let need = if outage { Duration::ZERO } else { need };
         let peak = faded.max(need.as_secs_f64()).min(TARGET_MAX.as_secs_f64());
         self.peak = Some((peak, now));
         if let Some(fixed) = self.fixed {
