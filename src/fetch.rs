@@ -63,8 +63,12 @@ pub struct FetchStats {
     pub cname_chains: u64,
     /// Those that came after their lookup had ended.
     pub stale: u64,
+    /// Messages that answered what was asked, truncated ones included.
+    pub answers: u64,
     /// Truncated answers.
     pub truncated: u64,
+    /// Messages that came over connections.
+    pub streamed: u64,
     /// Connections opened.
     pub connections: u64,
     /// Handshakes of theirs that were begun anew because nothing was heard of them.
@@ -352,7 +356,9 @@ impl Fetcher {
     /// Takes a message that arrived on a connection.
     pub fn handle_stream(&mut self, now: Instant, server: usize, link: usize, message: &[u8]) {
         self.stats.octets_in += message.len() as u64;
+        self.stats.streamed += 1;
         let id = message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        self.servers[server].upstream.handle_connection();
         let link = &mut self.servers[server].links[link];
         link.used = Some(now);
         let waiting = link.waiting.iter().position(|waiting| waiting.id == id);
@@ -614,6 +620,7 @@ impl Fetcher {
         let upstream = &mut self.servers[this.server].upstream;
         match this.lookup.handle_message(now, message, via) {
             Progress::Answered { answer, sent } => {
+                self.stats.answers += 1;
                 if segment && via == Transport::Udp {
                     upstream.handle_truncation(false);
                 }
@@ -637,6 +644,7 @@ impl Fetcher {
                 self.handle_answer(now, task, asked, answer, sent, via);
             }
             Progress::Truncated => {
+                self.stats.answers += 1;
                 self.stats.truncated += 1;
                 this.unsure = 0;
                 let server = this.server;

@@ -237,8 +237,9 @@ impl Lookup {
 
     /// Hears that the connection on which the attempt `id` went was lost before it answered. When
     /// no other attempt can be answered, the next one starts as soon as the interval allows. The
-    /// first loss costs no wait, as servers close connections when they like.
-    pub fn handle_connection_lost(&mut self, now: Instant, id: u16) {
+    /// first loss costs no wait, as servers close connections when they like, unless none can be had:
+    /// then the next one is tried after `wait`.
+    pub fn handle_connection_lost(&mut self, now: Instant, id: u16, wait: Option<Duration>) {
         for attempt in &mut self.attempts {
             attempt.alive &= attempt.id != id || attempt.via == Transport::Udp;
         }
@@ -247,13 +248,19 @@ impl Lookup {
         if self.transport == Transport::Udp || self.attempts.iter().any(waiting) {
             return;
         }
-        if self.attempts.len() as u32 <= self.policy.retries {
-            let wait = if self.reconnected { self.policy.interval } else { Duration::ZERO };
+        let usual = if self.reconnected { self.policy.interval } else { Duration::ZERO };
+        let next = (sent + wait.map_or(usual, |wait| wait.max(self.policy.interval))).max(now);
+        let began = self.began().unwrap_or(now);
+        // Where no connection is to be had, it is over when it would have been if nothing had come.
+        let whole = began + self.policy.interval * self.policy.retries.max(1);
+        if self.attempts.len() as u32 <= self.policy.retries && (wait.is_none() || next <= whole) {
             self.reconnected = true;
-            self.next = Some((sent + wait).max(now));
+            self.next = Some(next);
         } else {
+            // Who fails is asked again: not sooner than if nothing had come.
+            let least = if wait.is_none() { began + self.policy.interval } else { whole };
             self.next = None;
-            self.end = now;
+            self.end = now.max(least);
         }
     }
 
@@ -351,11 +358,43 @@ mod tests {
         // A second copy of the truncated answer changes nothing.
         assert_eq!(lookup.handle_message(now, &cut, Transport::Udp), Progress::Pending);
         assert_eq!(lookup.poll_transmit(now, 3, &mut again), None);
-        lookup.handle_connection_lost(now + 10 * MS, 2);
+        lookup.handle_connection_lost(now + 10 * MS, 2, None);
         assert_eq!(lookup.poll_timeout(), now + 10 * MS);
         lookup.poll_transmit(now + 10 * MS, 4, &mut again);
-        lookup.handle_connection_lost(now + 20 * MS, 4);
+        lookup.handle_connection_lost(now + 20 * MS, 4, None);
         assert_eq!(lookup.poll_timeout(), now + 260 * MS);
+    }
+
+    #[test]
+    fn without_a_connection_a_lookup_does_not_fail_at_once() {
+        let start = Instant::now();
+        for (retries, wait, attempts, end) in [
+            // A connection that is gone is made up for at once, then as the interval allows.
+            (3, None, 3, 250),
+            (0, None, 1, 250),
+            // Where there is none to be had, fewer are tried, for the same time.
+            (10, Some(1000 * MS), 3, 2500),
+            (0, Some(1000 * MS), 1, 250),
+        ] {
+            let policy = RetryPolicy { retries, ..RetryPolicy::default() };
+            let pace = Pace { first: 250 * MS, then: 250 * MS, last: 100 * MS };
+            let query = lookup(start).query().clone();
+            let mut lookup = Lookup::new(query, Transport::Udp, policy, [pace; 2], start);
+            let mut sent = Vec::new();
+            lookup.poll_transmit(start, 0, &mut sent);
+            let cut = response(&sent, FLAG_TC);
+            assert_eq!(lookup.handle_message(start, &cut, Transport::Udp), Progress::Truncated);
+            let mut now = start;
+            let mut tried = 0;
+            while lookup.handle_timeout(now) != Progress::Failed {
+                if lookup.poll_transmit(now, tried + 1, &mut sent).is_some() {
+                    tried += 1;
+                    lookup.handle_connection_lost(now, tried, wait);
+                }
+                now = now.max(lookup.poll_timeout());
+            }
+            assert_eq!((tried, now - start), (attempts, end * MS), "{retries} {wait:?}");
+        }
     }
 
     #[test]
@@ -367,9 +406,9 @@ mod tests {
         lookup.handle_message(start, &response(&sent, FLAG_TC), Transport::Udp);
         lookup.poll_transmit(start, 2, &mut sent);
         lookup.poll_transmit(start + 250 * MS, 3, &mut sent);
-        lookup.handle_connection_lost(start + 260 * MS, 3);
+        lookup.handle_connection_lost(start + 260 * MS, 3, None);
         assert_eq!(lookup.poll_timeout(), start + 500 * MS, "attempt 2 may still be answered");
-        lookup.handle_connection_lost(start + 270 * MS, 2);
+        lookup.handle_connection_lost(start + 270 * MS, 2, None);
         assert_eq!(lookup.poll_timeout(), start + 270 * MS);
     }
 }

@@ -313,9 +313,11 @@ impl JitterBuffer {
         self.gap.take()
     }
 
-    /// Changes the frame duration, with a new stream; what was buffered is gone.
+    /// Changes the frame duration, with a new stream; what was buffered is gone. Who hears the one before
+    /// is interrupted by that.
     pub fn restart(&mut self, frame: Duration) {
         assert!(!frame.is_zero());
+        self.interrupt(self.next(), GapCause::Restart);
         self.frame = frame;
         self.buffered.clear();
         self.lost.clear();
@@ -338,16 +340,7 @@ impl JitterBuffer {
         self.buffered = if fresh { BTreeMap::new() } else { self.buffered.split_off(&sequence) };
         self.lost.clear();
         self.priming.clear();
-        let playing = !matches!(self.state, State::Idle | State::Waiting { .. });
-        if self.begun && playing {
-            let cause = if fresh { GapCause::Restart } else { GapCause::Behind };
-            // Who waits has been interrupted already.
-            let again = matches!(self.state, State::Stalled { .. });
-            self.stats.gaps += u64::from(!again);
-            // What nobody was told of yet is told of once.
-            let again = again && self.gap.is_none();
-            self.gap = Some(Gap { sequence, cause, again });
-        }
+        self.interrupt(sequence, if fresh { GapCause::Restart } else { GapCause::Behind });
         self.ended = false;
         let at = now.max(unheard);
         let skip = at.saturating_duration_since(play_at);
@@ -359,6 +352,19 @@ impl JitterBuffer {
             false => self.frame - over,
         };
         self.state = State::Waiting { sequence, at: at + rest, skip: skip + rest };
+    }
+
+    /// What is heard ends in front of `sequence`, if anything is.
+    fn interrupt(&mut self, sequence: Sequence, cause: GapCause) {
+        if !self.begun || matches!(self.state, State::Idle | State::Waiting { .. }) {
+            return;
+        }
+        // Who waits has been interrupted already.
+        let again = matches!(self.state, State::Stalled { .. });
+        self.stats.gaps += u64::from(!again);
+        // What nobody was told of yet is told of once.
+        let again = again && self.gap.is_none();
+        self.gap = Some(Gap { sequence, cause, again });
     }
 
     /// Hears that nothing comes any more. Who waits for more by now was interrupted by nothing: returns the
@@ -671,7 +677,11 @@ impl JitterBuffer {
 
     /// Nothing to play: silence, if there was sound before.
     fn nothing(&mut self) -> Play {
-        if self.begun { self.conceal() } else { Play::Idle }
+        if !self.begun {
+            return Play::Idle;
+        }
+        self.stats.stalled += u64::from(!self.ended);
+        self.conceal()
     }
 
     /// Concealment while it can be heard, silence after.
@@ -1079,9 +1089,15 @@ mod tests {
     #[test]
     fn on_a_path_that_loses_much_it_is_played() {
         let ms = Duration::from_millis;
+        // It aims at 2.5 s.
+        let mut listener = interrupted(ms(2000));
+        listener.buffer.insert(11, packets(11), Some(listener.now - ms(3400)));
+        assert_eq!(listener.hear(3), "b0b1b2");
+        // Attempts that were lost do not explain this.
         let mut listener = interrupted(ms(2000));
         listener.buffer.insert(11, packets(11), Some(listener.now - ms(4000)));
-        assert_eq!(listener.hear(3), "b0b1b2");
+        listener.buffer.insert(12, packets(12), Some(listener.now - ms(2500)));
+        assert_eq!(listener.hear(3), "c0c1c2");
     }
 
     #[test]

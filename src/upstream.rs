@@ -120,6 +120,11 @@ impl Recent {
     }
 }
 
+/// After so many connections that were not to be had, it takes so long until the next one is tried: a
+/// firewall that lets no TCP through will not do so soon.
+const UNCONNECTED: [(u32, Duration); 2] =
+    [(12, Duration::from_millis(2500)), (3, Duration::from_secs(1))];
+
 /// What is remembered of a server.
 #[derive(Debug)]
 pub struct Upstream {
@@ -143,6 +148,8 @@ pub struct Upstream {
     first_soundings: Tally,
     soundings: Tally,
     truncated_in_row: u32,
+    /// Connections in a row that were not to be had.
+    unconnected: u32,
     failures: u32,
     down_until: Option<Instant>,
 }
@@ -164,6 +171,7 @@ impl Upstream {
             first_soundings: Tally::new(f64::INFINITY),
             soundings: Tally::new(SOUNDING_MEMORY),
             truncated_in_row: 0,
+            unconnected: 0,
             failures: 0,
             down_until: None,
         }
@@ -334,6 +342,18 @@ impl Upstream {
     /// Hears that no connection can be had: back to datagrams.
     pub fn handle_connection_failed(&mut self) {
         self.truncated_in_row = 0;
+        self.unconnected = self.unconnected.saturating_add(1);
+    }
+
+    /// Hears that something came over a connection.
+    pub fn handle_connection(&mut self) {
+        self.unconnected = 0;
+    }
+
+    /// How long to wait before the next connection is tried, where none was to be had lately.
+    pub fn connection_wait(&self) -> Option<Duration> {
+        let wait = |&(failures, _): &(u32, Duration)| self.unconnected >= failures;
+        UNCONNECTED.iter().find(|step| wait(step)).map(|&(_, wait)| wait)
     }
 
     /// Learns from a round trip that was not held up by the server (RFC 6298 §2).

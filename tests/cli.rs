@@ -509,14 +509,76 @@ fn wait(child: &mut Child) -> Option<i32> {
 }
 
 #[test]
-fn a_closed_standard_output_is_a_quiet_end() {
+fn a_server_whose_json_nobody_reads_any_more_goes_on() {
     let words = ["serve", "a.example", "--listen", "127.0.0.1:0", "-i", "demo", "--json"];
+    let words = [&words[..], &["--duration", "3"]].concat();
+    let began = Instant::now();
     let mut child = aodns(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(wait(&mut child), Some(0));
+    assert!(began.elapsed() >= Duration::from_secs(3), "it ended after {:?}", began.elapsed());
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    assert!(!stderr.contains("panicked") && !stderr.contains("aodns: "), "{stderr}");
+    let warning =
+        "warning: standard output is closed; there are no more JSON lines, the rest goes on\n";
+    assert_eq!(stderr.matches(warning).count(), 1, "{stderr}");
+    assert!(stderr.contains("served\n") && !stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn a_listener_whose_json_nobody_reads_any_more_ends_and_says_why() {
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let words = ["listen", "a.example", &address, "-o", "null", "--json"];
+    let mut child = aodns(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child), Some(1));
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(
+        stderr.contains("aodns: nobody reads the JSON lines on standard output any more"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("listened\n"), "{stderr}");
+}
+
+#[test]
+fn a_source_that_gives_no_sound_is_a_failure() {
+    let words = ["serve", "a.example", "--listen", "127.0.0.1:0", "-i", "-", "--duration", "6"];
+    let mut child = aodns(&words).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(wait(&mut child), Some(1));
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(stderr.contains("warning: no sound has come from the source yet"), "{stderr}");
+    assert!(stderr.contains("aodns: standard input gave no sound in 6."), "{stderr}");
+}
+
+#[test]
+fn what_fits_no_datagram_where_nothing_answers_over_tcp_is_named() {
+    // Everything is truncated, and nobody has the port for TCP.
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let end = 12 + buffer[12..length].iter().position(|&octet| octet == 0).unwrap() + 5;
+            buffer[2..4].copy_from_slice(&[0x86, 0x00]);
+            buffer[6..12].fill(0);
+            socket.send_to(&buffer[..end], from).unwrap();
+        }
+    });
+    let words = ["listen", "a.example", &address, "-o", "null", "--duration", "6"];
+    let output = run(&words);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("as nothing answers over TCP; is TCP let through"), "{stderr}");
+    // Whoever is behind that address is not to suffer for it.
+    let questions = stderr.split(" questions").next().unwrap().rsplit(' ').next().unwrap();
+    assert!(questions.parse::<u32>().unwrap() < 150, "{stderr}");
+}
+
+#[test]
+fn a_closed_standard_output_is_a_quiet_end() {
     for words in [&["--help"][..], &["serve", "--help"], &["--version"]] {
         let mut child = aodns(words).stdout(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());

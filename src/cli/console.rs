@@ -93,6 +93,19 @@ impl Console {
     }
 }
 
+impl Console {
+    /// A JSON object, when they are wanted, of a program that has more to do than to be read: when nobody
+    /// takes them any more, that is told once.
+    pub fn json_or_warn(&mut self, object: &str) {
+        if let Err(failure) = self.json(object) {
+            self.json = Json::Off;
+            self.say(&format!(
+                "warning: {failure}; there are no more JSON lines, the rest goes on"
+            ));
+        }
+    }
+}
+
 impl Drop for Console {
     fn drop(&mut self) {
         if self.status_shown {

@@ -44,6 +44,12 @@ pub fn run(job: ListenJob) -> Result<(), Failure> {
     let client = Client::start(config, sink).map_err(failed)?;
     let stopped = watch(&job, &client, &signals, &mut console);
     let last = client.stop().map_err(failed)?;
+    if matches!(stopped, Err(Failure::Closed)) {
+        console.say(&format!("listened\n{}", report::client_report(&last)));
+        let why =
+            "nobody reads the JSON lines on standard output any more; without --json this goes on";
+        return Err(Failure::Runtime(why.into()));
+    }
     let stopped = stopped?;
     console.say(&format!("listened\n{}", report::client_report(&last)));
     console.json(&json::event("report", report::client_fields(&last)))?;
@@ -71,7 +77,7 @@ fn silence(job: &ListenJob, last: &ClientStats) -> String {
                 .into()
         }
         Some((trouble, _)) => report::trouble_words(trouble, last),
-        None if last.fetch.octets_in == 0 => report::trouble_words(Trouble::Silence, last),
+        None if last.fetch.answers == 0 => report::trouble_words(Trouble::Silence, last),
         None => "no sound yet".into(),
     };
     let elapsed = report::short(last.elapsed);

@@ -116,7 +116,9 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("malformed", Count(fetch.malformed)),
         ("cname_chains", Count(fetch.cname_chains)),
         ("stale", Count(fetch.stale)),
+        ("answers", Count(fetch.answers)),
         ("truncated", Count(fetch.truncated)),
+        ("streamed", Count(fetch.streamed)),
         ("connections", Count(fetch.connections)),
         ("renewed_handshakes", Count(fetch.renewed_handshakes)),
         ("socket_errors", Count(fetch.socket_errors)),
@@ -173,6 +175,14 @@ pub fn trouble_words(trouble: Trouble, stats: &ClientStats) -> String {
     match trouble {
         Trouble::Silence if fetch.octets_in == 0 && fetch.refused > 0 => {
             "no answer; no server listens at this address and port".into()
+        }
+        Trouble::Silence if fetch.truncated > 0 && fetch.streamed == 0 => {
+            "what does not fit a datagram is not to be had, as nothing answers over TCP; is TCP let \
+             through to this port?"
+                .into()
+        }
+        Trouble::Silence if fetch.answers == 0 && fetch.ignored > 0 => {
+            "what comes back is no answer to what was asked; is this a DNS server?".into()
         }
         Trouble::Silence if fetch.octets_in == 0 && fetch.socket_errors > 0 => {
             "questions could not be sent; is there a network, and are there descriptors left?"

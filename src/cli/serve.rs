@@ -11,7 +11,7 @@ use super::serve_args::SERVE;
 use super::serve_job::ServeJob;
 use super::signals::Signals;
 use super::sound;
-use aodns::audio::system_words;
+use aodns::audio::{SourceKind, system_words};
 use aodns::codec::EncoderSettings;
 use aodns::error::Error;
 use aodns::responder::ResponderError;
@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two counter lines at level `info`.
 const MINUTE: Duration = Duration::from_secs(60);
+/// A source that has given no sound for this long is told of.
+const NO_SOUND: Duration = Duration::from_secs(5);
 /// Limited prefixes that are named in a line.
 const NAMED_MAX: usize = 4;
 
@@ -71,10 +73,18 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     if job.level >= Level::Info {
         console.say(&format!("served\n{}", report::server_report(&last)));
     }
-    console.json(&json::event("report", report::server_fields(&last)))?;
-    match last.ended && last.frames == 0 {
-        true => Err(Failure::Runtime(format!("{} ended without any sound", job.source))),
-        false => Ok(()),
+    console.json_or_warn(&json::event("report", report::server_fields(&last)));
+    let source = match &job.source {
+        SourceKind::Raw => "standard input".to_string(),
+        source => source.to_string(),
+    };
+    let silent = |what: String| Err(Failure::Runtime(format!("{source} {what}")));
+    match last.frames {
+        0 if last.ended => silent("ended without any sound".into()),
+        0 if !signals.stop_wanted() && last.elapsed >= SECOND => {
+            silent(format!("gave no sound in {}", report::short(last.elapsed)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -106,7 +116,7 @@ fn watch(
     } else if job.level >= Level::Warn {
         warnings(&job.config, &addresses).iter().for_each(|line| console.say(line));
     }
-    console.json(&start_object(job, &addresses, metrics))?;
+    console.json_or_warn(&start_object(job, &addresses, metrics));
     let interval = match job.level {
         Level::Debug => Some(SECOND),
         Level::Info => Some(MINUTE),
@@ -114,7 +124,7 @@ fn watch(
     };
     let mut counted = (started, server.stats());
     let mut shown = (started, counted.1.clone());
-    let mut ended = false;
+    let (mut ended, mut silent) = (false, false);
     let mut warned = Throttle::default();
     let mut waiting: Vec<Limited> = Vec::new();
     let (mut failed, mut lost) = (Growth::default(), Growth::default());
@@ -134,7 +144,7 @@ fn watch(
             return Ok(());
         }
         if console.is_json() {
-            console.json(&json::event("status", report::server_fields(&stats)))?;
+            console.json_or_warn(&json::event("status", report::server_fields(&stats)));
         }
         console.status(&report::server_status(&stats, &shown.1, now - shown.0));
         if interval.is_some_and(|interval| now >= counted.0 + interval) {
@@ -153,6 +163,12 @@ fn watch(
         } else if !waiting.is_empty() && warned.pass(now).is_some() {
             console.say(&limited_line(&waiting, job.config.responder.limits.dry_run));
             waiting.clear();
+        }
+        if stats.frames == 0 && !silent && now >= started + NO_SOUND {
+            silent = true;
+            if job.level >= Level::Warn {
+                console.say("warning: no sound has come from the source yet; it is waited for");
+            }
         }
         if job.level >= Level::Warn {
             let failure = server.state_failure();

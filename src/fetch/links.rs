@@ -129,12 +129,13 @@ impl Fetcher {
     /// Nothing comes on a connection any more.
     pub(super) fn leave_link(&mut self, now: Instant, server: usize, link: usize) {
         let left = std::mem::take(&mut self.servers[server].links[link]);
+        let wait = self.servers[server].upstream.connection_wait();
         for waiting in left.waiting {
             let lookups = self.tasks.iter_mut().flat_map(|task| &mut task.asked);
             for asked in lookups.filter(|asked| asked.key == waiting.lookup) {
                 // Opened anew, it is a way that was not tried yet.
                 asked.links.retain(|&tried| tried != link);
-                asked.lookup.handle_connection_lost(now, waiting.id);
+                asked.lookup.handle_connection_lost(now, waiting.id, wait);
             }
         }
     }

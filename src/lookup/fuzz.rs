@@ -58,7 +58,11 @@ pub fn fuzz_lookup(operations: &[u8]) {
             }
             2 => {
                 if attempts.last().is_some_and(|(via, _)| *via == Transport::Tcp) {
-                    lookup.handle_connection_lost(now, (attempts.len() - 1) as u16);
+                    lookup.handle_connection_lost(
+                        now,
+                        (attempts.len() - 1) as u16,
+                        upstream.connection_wait(),
+                    );
                     upstream.handle_connection_failed();
                 }
                 continue;
