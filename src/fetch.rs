@@ -30,6 +30,11 @@ const TASKS_MAX: usize = 32;
 /// A question is asked anew this often when the server did not like how it was asked: with its cookie,
 /// and without EDNS. A server that never likes it has failed.
 const ANEW_MAX: u32 = 2;
+/// Messages a second, and how many may be saved up. On the worst path that can be listened through it takes
+/// a tenth of that; but whatever a server says, and whatever is wrong here, nobody is to be flooded.
+const BUDGET_PER_SECOND: f64 = 100.0;
+/// See [`BUDGET_PER_SECOND`].
+const BUDGET_MAX: f64 = 600.0;
 /// Queries beyond the first, for each query: what hedging may cost (C10).
 const HEDGE_PART: f64 = 0.1;
 /// Hedges that may be saved up.
@@ -53,6 +58,8 @@ pub struct FetchStats {
     pub octets_out: u64,
     /// Octets of DNS messages received.
     pub octets_in: u64,
+    /// Times that a message was due and had to wait, as too many had been sent.
+    pub withheld: u64,
     /// Messages that were no answer to anything asked: the sum of the next four.
     pub ignored: u64,
     /// Those with another id or question than any attempt had.
@@ -187,6 +194,8 @@ pub struct Fetcher {
     tasks: Vec<Task>,
     soundings: Soundings,
     next_key: u64,
+    /// Messages that may be sent, and when that was reckoned.
+    budget: (f64, Option<Instant>),
     /// Hedges that may be sent.
     hedges: f64,
     stats: FetchStats,
@@ -222,6 +231,7 @@ impl Fetcher {
             tasks: Vec::new(),
             soundings: Soundings::new(),
             next_key: 0,
+            budget: (BUDGET_MAX, None),
             hedges: 1.0,
             stats: FetchStats::default(),
         }
@@ -272,7 +282,14 @@ impl Fetcher {
         let again = self.tasks.iter().filter_map(|task| task.again);
         let room = self.tasks.len() < TASKS_MAX;
         let follower = if room { self.follower.poll_timeout() } else { None };
-        lookups.chain(hedges).chain(again).chain(follower).chain(self.sounding_timeout()).min()
+        let due = lookups.chain(hedges).chain(again).chain(follower).chain(self.sounding_timeout());
+        match self.budget {
+            (left, Some(at)) if left < 1.0 => {
+                let more = at + Duration::from_secs_f64((1.0 - left) / BUDGET_PER_SECOND);
+                due.min().map(|due| due.max(more))
+            }
+            _ => due.min(),
+        }
     }
 
     /// The next message to be sent now; to be called until there is none. `random` is unpredictable:
@@ -282,8 +299,16 @@ impl Fetcher {
         now: Instant,
         random: &mut dyn FnMut() -> u64,
     ) -> Option<Transmit> {
+        let passed = self.budget.1.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let more = passed.as_secs_f64() * BUDGET_PER_SECOND;
+        self.budget = ((self.budget.0 + more).min(BUDGET_MAX), Some(now));
+        if self.budget.0 < 1.0 {
+            self.stats.withheld += 1;
+            return None;
+        }
         loop {
             let transmit = self.next_transmit(now, random);
+            self.budget.0 -= f64::from(u8::from(transmit.is_some()));
             // A connection that is given up ends lookups that had no other way left.
             if transmit.is_some() || !self.end_failed(now) {
                 return transmit;

@@ -41,6 +41,10 @@ const MISS_WAIT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(6)
 const FAILED_WAIT: Duration = Duration::from_secs(5);
 /// Failed or empty tries after which a segment is given up.
 const TRIES_MAX: u32 = 3;
+/// Once so many segments in a row could not be had, they are asked for one by one,
+const FAILED_MAX: u32 = 4;
+/// and where they are refused, this far apart; after as many more twice as far, then four times.
+const REFUSED_WAIT: Duration = Duration::from_millis(500);
 /// Questions in a row that failed after which the network is taken to be gone: until something
 /// answers, only the live edge is asked for.
 const FAILURES_MAX: u32 = 4;
@@ -335,6 +339,8 @@ pub struct Follower {
     cursor: Sequence,
     /// Lookups in a row that failed.
     failures: u32,
+    /// Segments in a row that could not be had, and until when none is asked for.
+    failed: (u32, Option<Instant>),
     path: Path,
     events: VecDeque<Event>,
     stats: FollowStats,
@@ -369,6 +375,7 @@ impl Follower {
             wants: BTreeMap::new(),
             cursor: 0,
             failures: 0,
+            failed: (0, None),
             path: Path::default(),
             events: VecDeque::new(),
             stats: FollowStats::default(),
@@ -423,7 +430,8 @@ impl Follower {
         }
         self.want_upcoming(now);
         let in_flight = self.wants.values().filter(|want| want.in_flight).count();
-        if in_flight >= IN_FLIGHT_MAX || self.is_out() {
+        let refused = self.failed.1.is_some_and(|until| now < until);
+        if in_flight >= self.in_flight_max() || self.is_out() || refused {
             return None;
         }
         let mut ready =
@@ -439,8 +447,10 @@ impl Follower {
         let polls = self.polls.iter().filter(|poll| !poll.in_flight).filter_map(|poll| poll.at);
         let in_flight = self.wants.values().filter(|want| want.in_flight).count();
         let waiting = self.wants.values().filter(|want| !want.in_flight);
-        let free = in_flight < IN_FLIGHT_MAX && !self.is_out();
-        let wants = waiting.map(|want| want.not_before).filter(|_| free);
+        let free = in_flight < self.in_flight_max() && !self.is_out();
+        let refused = self.failed.1;
+        let at = |want: &Want| refused.map_or(want.not_before, |until| until.max(want.not_before));
+        let wants = waiting.map(at).filter(|_| free);
         polls.chain(wants).chain(self.schedule_timeout()).min()
     }
 
@@ -474,6 +484,9 @@ impl Follower {
                     }
                 }
                 self.failures = 0;
+                if matches!(ask, Ask::Segment(_)) {
+                    self.failed = (0, None);
+                }
                 (answer, sent)
             }
             Outcome::Answered { answer, .. } => {
@@ -521,11 +534,29 @@ impl Follower {
                     want.timely = false;
                 }
                 self.try_again(sequence, now + wait, cause);
+                self.handle_segment_failure(now, cause);
                 if matches!(self.mode, Mode::Schedule(_)) {
-                    self.polls[NOW].plan(now);
+                    self.polls[NOW].plan(self.failed.1.map_or(now, |until| until.max(now)));
                 }
             }
         }
+    }
+
+    /// A segment could not be had. After some in a row one does not go on as if they could: looks at the
+    /// edge may be answered all the same, so they do not tell.
+    fn handle_segment_failure(&mut self, now: Instant, cause: LossCause) {
+        self.failed.0 = self.failed.0.saturating_add(1);
+        let more = self.failed.0.checked_sub(FAILED_MAX);
+        // A lookup without an answer took its seconds; a refusal comes at once.
+        if let Some(more) = more.filter(|_| cause == LossCause::Refused) {
+            let wait = REFUSED_WAIT * (1 << (more / FAILED_MAX).min(2));
+            self.failed.1 = Some(now + wait);
+        }
+    }
+
+    /// Segments that are asked for at the same time.
+    fn in_flight_max(&self) -> usize {
+        if self.failed.0 < FAILED_MAX { IN_FLIGHT_MAX } else { 1 }
     }
 
     /// Puts a segment off, or gives it up after too many tries.

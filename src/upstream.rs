@@ -125,6 +125,9 @@ impl Recent {
 const UNCONNECTED: [(u32, Duration); 2] =
     [(12, Duration::from_millis(2500)), (3, Duration::from_secs(1))];
 
+/// So many that are closed at once count for one that is not to be had.
+const CLOSED_FOR_ONE: u32 = 4;
+
 /// What is remembered of a server.
 #[derive(Debug)]
 pub struct Upstream {
@@ -150,6 +153,8 @@ pub struct Upstream {
     truncated_in_row: u32,
     /// Connections in a row that were not to be had.
     unconnected: u32,
+    /// Connections in a row that were closed before anything came over them.
+    closed_in_row: u32,
     failures: u32,
     down_until: Option<Instant>,
 }
@@ -172,6 +177,7 @@ impl Upstream {
             soundings: Tally::new(SOUNDING_MEMORY),
             truncated_in_row: 0,
             unconnected: 0,
+            closed_in_row: 0,
             failures: 0,
             down_until: None,
         }
@@ -345,14 +351,21 @@ impl Upstream {
         self.unconnected = self.unconnected.saturating_add(1);
     }
 
+    /// Hears that a connection was closed before anything came over it: for a while that may be because
+    /// the server is short of them.
+    pub fn handle_connection_closed(&mut self) {
+        self.closed_in_row = self.closed_in_row.saturating_add(1);
+    }
+
     /// Hears that something came over a connection.
     pub fn handle_connection(&mut self) {
-        self.unconnected = 0;
+        (self.unconnected, self.closed_in_row) = (0, 0);
     }
 
     /// How long to wait before the next connection is tried, where none was to be had lately.
     pub fn connection_wait(&self) -> Option<Duration> {
-        let wait = |&(failures, _): &(u32, Duration)| self.unconnected >= failures;
+        let failures = self.unconnected.max(self.closed_in_row / CLOSED_FOR_ONE);
+        let wait = |&(least, _): &(u32, Duration)| failures >= least;
         UNCONNECTED.iter().find(|step| wait(step)).map(|&(_, wait)| wait)
     }
 

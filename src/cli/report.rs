@@ -106,6 +106,7 @@ pub fn client_fields(stats: &ClientStats) -> Vec<Field> {
         ("octets_out", Count(fetch.octets_out)),
         ("octets_in", Count(fetch.octets_in)),
         ("octets_per_second", Number(octets_per_second(stats))),
+        ("withheld", Count(fetch.withheld)),
         ("retries", Count(fetch.retries)),
         ("hedged", Count(fetch.hedged)),
         ("negatives", Count(fetch.negatives)),

@@ -117,6 +117,8 @@ impl Fetcher {
         let gone = &mut self.servers[server];
         if !connected {
             gone.upstream.handle_connection_failed();
+        } else if !gone.links[link].waiting.is_empty() {
+            gone.upstream.handle_connection_closed();
         }
         let recent = |waiting: &Waiting| now.saturating_duration_since(waiting.sent) < SHORT_AFTER;
         let early = gone.links[link].waiting.iter().any(recent);
