@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     };
     let status = match failure {
         Failure::Closed => return ExitCode::SUCCESS,
+        Failure::Told => return ExitCode::FAILURE,
         Failure::Runtime(_) => 1,
         Failure::Usage { .. } => 2,
     };

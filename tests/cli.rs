@@ -543,6 +543,19 @@ fn a_listener_whose_json_nobody_reads_any_more_ends_and_says_why() {
 }
 
 #[test]
+fn where_json_lines_go_nothing_else_goes() {
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let words = ["listen", "a.example", &address, "-o", "-", "--json", "--duration", "2"];
+    let mut child = aodns(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(wait(&mut child), Some(1));
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let lines: Vec<_> = stderr.lines().map(Json::read).collect();
+    let last = lines.last().and_then(|line| line.get("event")).map(Json::str);
+    assert_eq!(last, Some("failure"), "{stderr}");
+}
+
+#[test]
 fn a_source_that_gives_no_sound_is_a_failure() {
     let words = ["serve", "a.example", "--listen", "127.0.0.1:0", "-i", "-", "--duration", "6"];
     let mut child = aodns(&words).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -42,8 +42,8 @@ enum Tcp {
 /// What happens next.
 enum Happening {
     Datagram { lookup: u64, message: Vec<u8> },
-    Stream { link: usize, message: Vec<u8> },
-    Closed { link: usize, connected: bool },
+    Stream { server: usize, link: usize, message: Vec<u8> },
+    Closed { server: usize, link: usize, connected: bool },
 }
 
 struct Server {
@@ -99,12 +99,12 @@ impl Server {
     }
 }
 
-/// Messages that are sent in the first ten seconds and in the fifty after that.
-fn asked(server: &Server) -> (usize, usize) {
+/// Messages that are sent in the first ten seconds and in the fifty after that to `servers` like this one.
+fn asked(server: &Server, servers: usize) -> (usize, usize) {
     let begun = server.begun;
     let follower = Follower::new(StreamParameters::default(), None, 7, begun);
     let root = "a.example".parse().expect("a name");
-    let mut fetcher = Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]]);
+    let mut fetcher = Fetcher::new(root, RetryPolicy::default(), follower, vec![[1; 8]; servers]);
     let mut coming: BTreeMap<(Instant, u64), Happening> = BTreeMap::new();
     let (mut now, mut number, mut turns) = (begun, 0x9E37_79B9_7F4A_7C15_u64, 0);
     let mut sent = Vec::new();
@@ -118,11 +118,11 @@ fn asked(server: &Server) -> (usize, usize) {
                         fetcher.handle_datagram(now, lookup, &message);
                     }
                 }
-                Happening::Stream { link, message } => {
-                    fetcher.handle_stream(now, 0, link, &message)
+                Happening::Stream { server, link, message } => {
+                    fetcher.handle_stream(now, server, link, &message);
                 }
-                Happening::Closed { link, connected } => {
-                    fetcher.handle_closed(now, 0, link, connected);
+                Happening::Closed { server, link, connected } => {
+                    fetcher.handle_closed(now, server, link, connected);
                 }
             }
         }
@@ -141,6 +141,7 @@ fn asked(server: &Server) -> (usize, usize) {
         while let Some(transmit) = fetcher.poll_transmit(now, &mut next) {
             sent.push(now - begun);
             let answer = server.answer(transmit.message(), now);
+            let asked = transmit.server;
             match (transmit.route, server.tcp) {
                 (Route::Datagram { lookup }, _) => {
                     if let Some(message) = answer {
@@ -148,22 +149,22 @@ fn asked(server: &Server) -> (usize, usize) {
                     }
                 }
                 (Route::Stream { link, .. }, Tcp::Refused) => {
-                    add(MS, Happening::Closed { link, connected: false });
+                    add(MS, Happening::Closed { server: asked, link, connected: false });
                 }
                 (Route::Stream { link, .. }, Tcp::Closed) => {
-                    add(2 * MS, Happening::Closed { link, connected: true });
+                    add(2 * MS, Happening::Closed { server: asked, link, connected: true });
                 }
                 (Route::Stream { .. }, Tcp::Silent) => {}
                 (Route::Stream { link, .. }, Tcp::Answered) => {
                     if let Some(message) = answer {
-                        add(2 * MS, Happening::Stream { link, message });
+                        add(2 * MS, Happening::Stream { server: asked, link, message });
                     }
                 }
             }
         }
-        while let Some((_, link)) = fetcher.poll_open(now) {
+        while let Some((asked, link)) = fetcher.poll_open(now) {
             if matches!(server.tcp, Tcp::Refused) {
-                add(MS, Happening::Closed { link, connected: false });
+                add(MS, Happening::Closed { server: asked, link, connected: false });
             }
         }
         while fetcher.poll_close(now).is_some() {}
@@ -199,10 +200,12 @@ fn no_answer_makes_a_listener_flood() {
     let mut worst = (0, 0);
     for reply in replies {
         for tcp in [Tcp::Refused, Tcp::Closed, Tcp::Silent, Tcp::Answered] {
-            for describes in [false, true] {
+            for (describes, servers) in [(false, 1), (true, 1), (false, 2), (true, 2)] {
                 let server = Server { reply, tcp, describes, begun: Instant::now() };
-                let (soon, later) = asked(&server);
-                println!("{reply:?}, TCP {tcp:?}, described {describes}: {soon}, then {later}");
+                let (soon, later) = asked(&server, servers);
+                println!(
+                    "{reply:?}, TCP {tcp:?}, described {describes}, {servers}: {soon}, then {later}"
+                );
                 worst = (worst.0.max(soon), worst.1.max(later));
             }
         }

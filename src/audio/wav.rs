@@ -57,6 +57,9 @@ impl Source for WavSource {
 
 /// How to make a file of `path` that can be read.
 fn conversion_hint(path: &Path) -> String {
+    if path.metadata().is_ok_and(|file| !file.is_file()) {
+        return format!("raw PCM is taken from standard input, with --input - <{}", path.display());
+    }
     let mut target = path.with_extension("wav");
     if target == path {
         target = path.with_extension("pcm.wav");

@@ -17,6 +17,8 @@ pub enum Failure {
     },
     /// Something failed on the way.
     Runtime(String),
+    /// Something failed on the way, and was told already.
+    Told,
     /// Nobody reads standard output any more; no reason to complain.
     Closed,
 }
@@ -40,6 +42,7 @@ impl fmt::Display for Failure {
                 write!(f, "{text}\nusage: {form}\n`aodns{space}{command} --help` says more")
             }
             Failure::Runtime(text) => f.write_str(text),
+            Failure::Told => f.write_str("it failed"),
             Failure::Closed => f.write_str("standard output is closed"),
         }
     }

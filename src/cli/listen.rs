@@ -2,7 +2,7 @@
 
 use super::console::{Console, Json};
 use super::failure::Failure;
-use super::json;
+use super::json::{self, Value};
 use super::listen_args::ListenJob;
 use super::log::Throttle;
 use super::report;
@@ -32,6 +32,17 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub fn run(job: ListenJob) -> Result<(), Failure> {
     let json = json_to(job.json, &job.sink);
     let mut console = Console::new(json, job.quiet);
+    match (json, listen(&job, &mut console)) {
+        // Where JSON lines go, nothing else goes.
+        (Json::Stderr, Err(Failure::Runtime(text))) => {
+            console.json(&json::event("failure", vec![("text", Value::Text(Some(text)))]))?;
+            Err(Failure::Told)
+        }
+        (_, result) => result,
+    }
+}
+
+fn listen(job: &ListenJob, console: &mut Console) -> Result<(), Failure> {
     let failed = |error: Error| sound::sink_failure(&job.sink, &error);
     let sink = sound::sink(&job.sink)?;
     let mut config = job.config.clone();
@@ -42,7 +53,7 @@ pub fn run(job: ListenJob) -> Result<(), Failure> {
     }
     let signals = Signals::install()?;
     let client = Client::start(config, sink).map_err(failed)?;
-    let stopped = watch(&job, &client, &signals, &mut console);
+    let stopped = watch(job, &client, &signals, console);
     let last = client.stop().map_err(failed)?;
     if matches!(stopped, Err(Failure::Closed)) {
         console.say(&format!("listened\n{}", report::client_report(&last)));
@@ -54,8 +65,8 @@ pub fn run(job: ListenJob) -> Result<(), Failure> {
     console.say(&format!("listened\n{}", report::client_report(&last)));
     console.json(&json::event("report", report::client_fields(&last)))?;
     match (stopped, last.first_sound) {
-        (Stopped::Over, None) => Err(Failure::Runtime(silence(&job, &last))),
-        (Stopped::Finished, None) if last.play.ended => Err(Failure::Runtime(silence(&job, &last))),
+        (Stopped::Over, None) => Err(Failure::Runtime(silence(job, &last))),
+        (Stopped::Finished, None) if last.play.ended => Err(Failure::Runtime(silence(job, &last))),
         _ => Ok(()),
     }
 }
