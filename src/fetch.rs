@@ -976,6 +976,21 @@ mod tests {
     }
 
     #[test]
+    fn messages_beyond_the_budget_wait() {
+        let now = Instant::now();
+        let mut fetcher = fetcher(now);
+        fetcher.budget = (1.0, Some(now));
+        let mut random = || 7;
+        assert!(fetcher.poll_transmit(now, &mut random).is_some());
+        assert!(fetcher.poll_transmit(now, &mut random).is_none());
+        assert_eq!((fetcher.stats().queries, fetcher.stats().withheld), (1, 1));
+        // The next one, which is due, may be sent after a hundredth of a second.
+        let next = fetcher.poll_timeout().expect("something is due");
+        assert_eq!(next, now + 10 * MS);
+        assert!(fetcher.poll_transmit(next, &mut random).is_some());
+    }
+
+    #[test]
     fn a_far_way_is_sounded_a_near_one_less_and_one_without_config_is_not() {
         let (repeated, near, loss) = asked_for_config(5 * MS, false, 0);
         assert!(repeated < 12 && near == 24, "{near} soundings, {repeated} repetitions");

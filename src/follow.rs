@@ -339,8 +339,10 @@ pub struct Follower {
     cursor: Sequence,
     /// Lookups in a row that failed.
     failures: u32,
-    /// Segments in a row that could not be had, and until when none is asked for.
-    failed: (u32, Option<Instant>),
+    /// Segments in a row that could not be had.
+    segments_failed: u32,
+    /// Until when none is asked for, as they are refused.
+    refused_until: Option<Instant>,
     path: Path,
     events: VecDeque<Event>,
     stats: FollowStats,
@@ -375,7 +377,8 @@ impl Follower {
             wants: BTreeMap::new(),
             cursor: 0,
             failures: 0,
-            failed: (0, None),
+            segments_failed: 0,
+            refused_until: None,
             path: Path::default(),
             events: VecDeque::new(),
             stats: FollowStats::default(),
@@ -430,7 +433,7 @@ impl Follower {
         }
         self.want_upcoming(now);
         let in_flight = self.wants.values().filter(|want| want.in_flight).count();
-        let refused = self.failed.1.is_some_and(|until| now < until);
+        let refused = self.refused_until.is_some_and(|until| now < until);
         if in_flight >= self.in_flight_max() || self.is_out() || refused {
             return None;
         }
@@ -448,7 +451,7 @@ impl Follower {
         let in_flight = self.wants.values().filter(|want| want.in_flight).count();
         let waiting = self.wants.values().filter(|want| !want.in_flight);
         let free = in_flight < self.in_flight_max() && !self.is_out();
-        let refused = self.failed.1;
+        let refused = self.refused_until;
         let at = |want: &Want| refused.map_or(want.not_before, |until| until.max(want.not_before));
         let wants = waiting.map(at).filter(|_| free);
         polls.chain(wants).chain(self.schedule_timeout()).min()
@@ -485,7 +488,7 @@ impl Follower {
                 }
                 self.failures = 0;
                 if matches!(ask, Ask::Segment(_)) {
-                    self.failed = (0, None);
+                    (self.segments_failed, self.refused_until) = (0, None);
                 }
                 (answer, sent)
             }
@@ -536,7 +539,7 @@ impl Follower {
                 self.try_again(sequence, now + wait, cause);
                 self.handle_segment_failure(now, cause);
                 if matches!(self.mode, Mode::Schedule(_)) {
-                    self.polls[NOW].plan(self.failed.1.map_or(now, |until| until.max(now)));
+                    self.polls[NOW].plan(self.refused_until.map_or(now, |until| until.max(now)));
                 }
             }
         }
@@ -545,18 +548,18 @@ impl Follower {
     /// A segment could not be had. After some in a row one does not go on as if they could: looks at the
     /// edge may be answered all the same, so they do not tell.
     fn handle_segment_failure(&mut self, now: Instant, cause: LossCause) {
-        self.failed.0 = self.failed.0.saturating_add(1);
-        let more = self.failed.0.checked_sub(FAILED_MAX);
+        self.segments_failed = self.segments_failed.saturating_add(1);
+        let more = self.segments_failed.checked_sub(FAILED_MAX);
         // A lookup without an answer took its seconds; a refusal comes at once.
         if let Some(more) = more.filter(|_| cause == LossCause::Refused) {
             let wait = REFUSED_WAIT * (1 << (more / FAILED_MAX).min(2));
-            self.failed.1 = Some(now + wait);
+            self.refused_until = Some(now + wait);
         }
     }
 
     /// Segments that are asked for at the same time.
     fn in_flight_max(&self) -> usize {
-        if self.failed.0 < FAILED_MAX { IN_FLIGHT_MAX } else { 1 }
+        if self.segments_failed < FAILED_MAX { IN_FLIGHT_MAX } else { 1 }
     }
 
     /// Puts a segment off, or gives it up after too many tries.
