@@ -6,7 +6,7 @@
 //! | queue | bound | when full | when empty |
 //! | --- | --- | --- | --- |
 //! | input | 480 ms | the newest sound is dropped and counted | `read` blocks |
-//! | output | 240 ms | `write` blocks, and so runs at the device's pace | silence is played |
+//! | output | 130 ms | `write` blocks, and so runs at the device's pace | silence is played |
 //!
 //! A device that fails, or goes quiet, is opened again; one that cannot be had back within five
 //! seconds becomes an error. What it was opened with may change then: the sound is converted to

@@ -12,9 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-/// How much sound a device is asked to move per callback; it holds about two of these. ALSA's own
-/// choice is twice as much; with this, PulseAudio still plays without a break on two busy cores.
-const PERIOD: Duration = Duration::from_millis(20);
+/// How much sound a device is asked to move per callback; it holds about two of these. A busy
+/// machine lets an output wait for longer than an input, whose latency comes on top of a stream's.
+const fn period(direction: Direction) -> Duration {
+    Duration::from_millis(match direction {
+        Direction::Input => 20,
+        Direction::Output => 60,
+    })
+}
+
 /// Devices that are listed in an error.
 const LISTED_MAX: usize = 12;
 
@@ -116,7 +122,7 @@ pub(super) fn open_input(
     open(direction, name, |device| {
         let config = device.default_input_config()?;
         let shape = shape(&config)?;
-        with_period(&config, |config, format| {
+        with_period(direction, &config, |config, format| {
             let (feed, line) = queue::input(shape, Arc::clone(lost_ns));
             let stream = build_input(device, config, format, feed, watch.clone())?;
             stream.play()?;
@@ -138,7 +144,7 @@ pub(super) fn open_output(
     open(direction, name, |device| {
         let config = device.default_output_config()?;
         let shape = shape(&config)?;
-        with_period(&config, |config, format| {
+        with_period(direction, &config, |config, format| {
             let (feed, line) = queue::output(shape, Arc::clone(underruns), Instant::now());
             let stream = build_output(device, config, format, feed, watch.clone())?;
             stream.play()?;
@@ -249,12 +255,14 @@ fn shape(config: &cpal::SupportedStreamConfig) -> Result<Shape, cpal::Error> {
 
 /// Builds with the period that we like, or with the device's own if it refuses.
 fn with_period<T>(
+    direction: Direction,
     supported: &cpal::SupportedStreamConfig,
     build: impl Fn(StreamConfig, SampleFormat) -> Result<T, cpal::Error>,
 ) -> Result<T, cpal::Error> {
     let mut config = supported.config();
     if let SupportedBufferSize::Range { min, max } = *supported.buffer_size() {
-        let period = (PERIOD.as_millis() as u32 * config.sample_rate / 1_000).max(min).min(max);
+        let period = period(direction).as_millis() as u32 * config.sample_rate / 1_000;
+        let period = period.max(min).min(max);
         config.buffer_size = BufferSize::Fixed(period);
         match build(config, supported.sample_format()) {
             Err(error) if error.kind() == ErrorKind::UnsupportedConfig => {}
@@ -309,10 +317,8 @@ fn build_input_of<T: PcmSample>(
             feed.take(data);
         }
     };
-    let fail = move |error| {
-        if !is_harmless(&error) {
-            errors.fail(error);
-        }
+    let fail = move |error: cpal::Error| {
+        report(&errors, error);
     };
     device.build_input_stream(config, take, fail, None)
 }
@@ -334,7 +340,7 @@ fn build_output_of<T: PcmSample>(
     watch: Watch,
 ) -> Result<cpal::Stream, cpal::Error> {
     let errors = watch.clone();
-    let interrupted = feed.underruns();
+    let interruptions = feed.interruptions();
     let give = move |data: &mut [T], info: &cpal::OutputCallbackInfo| {
         if watch.called() {
             let time = info.timestamp();
@@ -345,18 +351,31 @@ fn build_output_of<T: PcmSample>(
         }
     };
     let fail = move |error: cpal::Error| {
-        if error.kind() == ErrorKind::Xrun {
-            interrupted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        } else if !is_harmless(&error) {
-            errors.fail(error);
+        if report(&errors, error) {
+            interruptions.add();
         }
     };
     device.build_output_stream(config, give, fail, None)
 }
 
-/// Whether the stream goes on by itself.
-fn is_harmless(error: &cpal::Error) -> bool {
-    matches!(error.kind(), ErrorKind::Xrun | ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied)
+/// Passes on what is wrong with a stream, unless it goes on by itself. Says whether it was
+/// interrupted.
+fn report(watch: &Watch, error: cpal::Error) -> bool {
+    match error.kind() {
+        ErrorKind::Xrun => {
+            watch.restarted();
+            true
+        }
+        ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied => false,
+        // PulseAudio's plug-in for ALSA takes it for an I/O error that PulseAudio has not told yet
+        // how far a stream is that begins (alsa-plugins issue 65): for a few milliseconds as a
+        // rule, in one stream of ten.
+        ErrorKind::BackendError => watch.lapse(error),
+        _ => {
+            watch.fail(error);
+            false
+        }
+    }
 }
 
 #[cfg(test)]

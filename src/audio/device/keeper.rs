@@ -38,6 +38,13 @@ const TIMES: Times = Times {
     pause: Duration::from_millis(100),
     pause_max: Duration::from_millis(800),
 };
+/// A stream that goes on after an error has failed nevertheless when that comes again so often,
+const LAPSES_MAX: u64 = 3;
+/// each time within so many calls of its callback since the last; or when so many errors come
+const CLEAN_CALLS: u64 = 32;
+/// without any call between, with a pause after each.
+const ERRORS_MAX: u64 = 250;
+const ERROR_PAUSE: Duration = Duration::from_millis(2);
 /// How long closing may take.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -210,7 +217,37 @@ fn keep<S: Send + 'static, L>(
 pub(super) struct Watch {
     errors: Sender<cpal::Error>,
     calls: Arc<AtomicU64>,
+    lapses: Arc<Lapses>,
     broken: Arc<AtomicBool>,
+}
+
+/// Errors that a stream went on after. They come one at a time, on the thread that calls back.
+#[derive(Default)]
+struct Lapses {
+    /// Calls before the last error,
+    calls: AtomicU64,
+    /// errors since then,
+    errors: AtomicU64,
+    /// and how often there were errors of late.
+    count: AtomicU64,
+}
+
+impl Lapses {
+    /// Notes an error after `calls` calls. Whether it begins a lapse, of a stream that was well
+    /// before; and whether the stream has failed.
+    fn note(&self, calls: u64) -> (bool, bool) {
+        let clean = calls - self.calls.swap(calls, Ordering::Relaxed);
+        if clean == 0 {
+            let errors = self.errors.fetch_add(1, Ordering::Relaxed) + 1;
+            return (false, errors >= ERRORS_MAX);
+        }
+        self.errors.store(1, Ordering::Relaxed);
+        if clean >= CLEAN_CALLS {
+            self.count.store(0, Ordering::Relaxed);
+        }
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        (clean >= CLEAN_CALLS, count > LAPSES_MAX)
+    }
 }
 
 /// The keeper's side of a [`Watch`].
@@ -221,11 +258,11 @@ struct Watcher {
 }
 
 fn watch() -> (Watch, Watcher) {
-    // One place: after the first error the stream is closed, and the others do not matter.
+    // One place: of several errors at once, one is as good as the others.
     let (errors_in, errors) = bounded(1);
     let (calls, broken) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let watcher = Watcher { errors, calls: Arc::clone(&calls), broken: Arc::clone(&broken) };
-    (Watch { errors: errors_in, calls, broken }, watcher)
+    (Watch { errors: errors_in, calls, lapses: Arc::default(), broken }, watcher)
 }
 
 impl Watch {
@@ -241,6 +278,22 @@ impl Watch {
         self.broken.store(true, Ordering::Relaxed);
         // Full when there was an error before.
         let _ = self.errors.try_send(error);
+    }
+
+    /// Notes an error that the stream may go on after, and waits a moment: the stream tries again
+    /// without a pause. Says whether sound is interrupted by it that was not before.
+    pub(super) fn lapse(&self, error: cpal::Error) -> bool {
+        let (begins, failed) = self.lapses.note(self.calls.load(Ordering::Relaxed));
+        if failed {
+            self.fail(error);
+        }
+        std::thread::sleep(ERROR_PAUSE);
+        begins
+    }
+
+    /// Notes that the stream has begun anew by itself.
+    pub(super) fn restarted(&self) {
+        self.lapses.calls.store(self.calls.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -330,6 +383,34 @@ mod tests {
             Ok(())
         });
         assert_eq!(events, [Ok(1), Ok(2), Ok(4), Ok(5)]);
+    }
+
+    /// Whether a stream is sound after so many errors, with `calls` calls before each.
+    fn survives(errors: u64, calls: u64) -> bool {
+        let lapses = Lapses::default();
+        !(1..=errors).any(|number| lapses.note(number * calls).1)
+    }
+
+    #[test]
+    fn errors_that_pass_do_not_end_a_stream() {
+        assert!(survives(ERRORS_MAX - 1, 0) && !survives(ERRORS_MAX, 0));
+        // Sound is lost each time, and without a pause if all goes wrong.
+        assert!(survives(LAPSES_MAX, 1) && !survives(LAPSES_MAX + 1, 1));
+        assert!(!survives(LAPSES_MAX + 1, CLEAN_CALLS - 1) && survives(1_000, CLEAN_CALLS));
+    }
+
+    #[test]
+    fn an_error_interrupts_a_stream_that_was_well() {
+        let (watch, watcher) = watch();
+        let call = || (0..CLEAN_CALLS).for_each(|_| assert!(watch.called()));
+        let lapse = || watch.lapse(ErrorKind::BackendError.into());
+        assert!(watch.called() && watch.called() && !lapse() && !lapse(), "it begins");
+        call();
+        assert!(lapse() && !lapse());
+        call();
+        watch.restarted();
+        assert!(!lapse(), "that is one with the restart");
+        assert!(watch.called() && watcher.errors.is_empty());
     }
 
     #[test]

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 const CHUNK: Duration = Duration::from_millis(10);
 /// Chunks in the input queue: 480 ms. When it is full, the newest sound is dropped.
 const INPUT_BOUND: usize = 48;
-/// Chunks in the output queue: 240 ms. When it is full, the writer blocks.
-const OUTPUT_BOUND: usize = 24;
+/// Chunks in the output queue: 130 ms. When it is full, the writer blocks. As much again is in the
+/// device at most.
+const OUTPUT_BOUND: usize = 13;
 
 /// What a device runs at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,10 +233,25 @@ pub(super) fn output(
     (feed, OutputLine { shape, producer, gauge, alive: alive_out })
 }
 
+/// Counts interruptions that the device tells of.
+pub(super) struct Interruptions {
+    gauge: Arc<Gauge>,
+    underruns: Arc<AtomicU64>,
+}
+
+impl Interruptions {
+    /// One more; before there was any sound, it is none.
+    pub(super) fn add(&self) {
+        if self.gauge.taken_samples.load(Ordering::Relaxed) > 0 {
+            self.underruns.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl OutputFeed {
-    /// The count of interruptions.
-    pub(super) fn underruns(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.underruns)
+    /// What counts interruptions that this side does not see.
+    pub(super) fn interruptions(&self) -> Interruptions {
+        Interruptions { gauge: Arc::clone(&self.gauge), underruns: Arc::clone(&self.underruns) }
     }
 
     /// Gives the device what it is to play next. The first of it is heard `delay` after `now`.
@@ -388,6 +404,8 @@ mod tests {
         let mut data = [9i16; 6];
         feed.give(&mut data, now, Duration::ZERO);
         assert_eq!(data, [0; 6], "nothing was written yet");
+        feed.interruptions().add();
+        assert_eq!(feed.underruns.load(Ordering::Relaxed), 0, "there was nothing to interrupt");
         for chunk in [vec![1, 2, 3, 4], vec![5, 6, 7, 8]] {
             line.producer.filled.try_send(chunk).expect("there is room");
         }
@@ -400,6 +418,8 @@ mod tests {
         line.producer.filled.try_send(vec![1, 1]).expect("there is room");
         feed.give(&mut data, now, Duration::ZERO);
         assert_eq!(feed.underruns.load(Ordering::Relaxed), 1);
+        feed.interruptions().add();
+        assert_eq!(feed.underruns.load(Ordering::Relaxed), 2);
     }
 
     #[test]
