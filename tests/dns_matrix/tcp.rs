@@ -401,10 +401,21 @@ fn resident() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-/// Descriptors and threads of this process.
+/// Descriptors and threads of this process, once they are the same for a while: the system still counts
+/// a thread for a moment after it was joined.
 fn held_by_the_process() -> [usize; 2] {
-    ["/proc/self/fd", "/proc/self/task"]
-        .map(|path| std::fs::read_dir(path).map_or(0, Iterator::count))
+    let count = || {
+        ["/proc/self/fd", "/proc/self/task"]
+            .map(|path| std::fs::read_dir(path).map_or(0, Iterator::count))
+    };
+    let (mut held, mut same) = (count(), 0);
+    while same < 10 {
+        std::thread::sleep(Duration::from_millis(10));
+        let again = count();
+        same = if again == held { same + 1 } else { 0 };
+        held = again;
+    }
+    held
 }
 
 fn t13_ten_thousand_resets(bench: &Bench) {
