@@ -740,6 +740,9 @@ fn a_server_that_waits_for_its_source_says_so_and_can_be_ended() {
     let stderr = fails(&words, 1);
     assert!(stderr.contains(&format!("standard input, with --input - <{path}")), "{stderr}");
     writer.as_mut().unwrap().wait().unwrap();
+    // Nobody writes to it now: what cannot be done is said before that is waited for.
+    let stderr = fails(&[&words[..], &["--loop"]].concat(), 1);
+    assert!(stderr.contains("it is a pipe, which cannot be begun again"), "{stderr}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::resample::Resampler;
 use crate::units::Format;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// A WAV file, played once or for ever.
@@ -33,7 +34,15 @@ impl WavSource {
 impl Source for WavSource {
     fn open(&mut self, format: Format, _frame_samples: usize) -> Result<(), AudioError> {
         let failed = |error: &io::Error| AudioError::io(self.what("open"), error);
+        // To open a pipe may take for ever.
+        if self.looping && self.path.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
+            let cause = "it is a pipe, which cannot be begun again";
+            return Err(AudioError::failed(self.what("loop"), cause));
+        }
         let file = File::open(&self.path).map_err(|error| failed(&error))?;
+        if file.metadata().is_ok_and(|file| file.is_file() && file.len() == 0) {
+            return Err(AudioError::failed(self.what("open"), "it is empty"));
+        }
         let stream = WavStream::open(BufReader::new(file), format, self.looping);
         self.stream = Some(stream.map_err(|error| match error {
             HeaderError::Io(error) => failed(&error),
@@ -332,6 +341,9 @@ mod tests {
         assert!(error.expect_err("no file").to_string().ends_with("no such file or directory"));
         let error = WavSource::new(&directory, false).open(MONO, 960).expect_err("no file");
         assert!(error.to_string().ends_with("is a directory"), "{error}");
+        std::fs::write(&path, "").expect("writes");
+        let error = WavSource::new(&path, false).open(MONO, 960).expect_err("no sound");
+        assert!(error.to_string().ends_with("it is empty"), "{error}");
         std::fs::write(&path, file(1, 16_000, 16, &[1, 2, 3])).expect("writes");
         let mut source = WavSource::new(&path, false);
         source.open(MONO, 960).expect("the name does not matter");

@@ -48,7 +48,8 @@ pub fn run(job: ServeJob) -> Result<(), Failure> {
     let descriptors = descriptors::raise(job.config.responder.tcp.connections);
     let mut config = job.config.clone();
     config.cookies = job.cookie_secrets.as_deref().map(cookie_secrets).transpose()?;
-    if let Some(words) = sound::wait(&job.source).filter(|_| job.level >= Level::Info) {
+    let waits = !job.looping && job.level >= Level::Info;
+    if let Some(words) = sound::wait(&job.source).filter(|_| waits) {
         console.say(&words);
     }
     let server = Server::start(config, source).map_err(failed)?;
