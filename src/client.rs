@@ -61,6 +61,8 @@ pub enum State {
     Playing,
     /// Sound has stopped, and is waited for.
     Stalled,
+    /// There is sound, and the sink takes none.
+    Blocked,
     /// Nothing answers.
     Unreachable,
     /// The stream has ended.
@@ -74,6 +76,7 @@ impl State {
             State::Joining => "joining",
             State::Playing => "playing",
             State::Stalled => "stalled",
+            State::Blocked => "blocked",
             State::Unreachable => "unreachable",
             State::Ended => "ended",
         }
@@ -211,6 +214,7 @@ impl Client {
         let state = match () {
             () if play.ended => State::Ended,
             () if play.last_sound.is_some_and(recent) => State::Playing,
+            () if self.board.is_writing() => State::Blocked,
             () if fetched.out => State::Unreachable,
             () if play.first_sound.is_none() => State::Joining,
             () => State::Stalled,

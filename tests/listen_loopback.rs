@@ -9,12 +9,13 @@ mod dns;
 mod process;
 
 use aodns::ascii;
-use aodns::audio::{MemorySink, NullSink, Sink, ToneSource};
+use aodns::audio::{AudioError, MemorySink, NullSink, Sink, ToneSource};
 use aodns::client::{Client, ClientConfig, ClientStats, State};
 use aodns::follow::Manner;
 use aodns::server::{Server, ServerConfig};
-use aodns::units::SampleRate;
+use aodns::units::{Format, SampleRate};
 use aodns::wire::write_txt_record;
+use crossbeam_channel::Receiver;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,51 @@ fn a_stream_is_heard_and_a_restart_survived() {
     let causes: Vec<_> = stats.play.gaps.iter().map(|gap| gap.gap.cause.text()).collect();
     println!("gaps: {causes:?}");
     assert!(sink.to_vec().iter().any(|&sample| sample > 4_000), "a tone is heard");
+    client.stop().unwrap();
+    server.stop().unwrap();
+}
+
+/// Takes sound while somebody is on the other side of the channel, one permission a frame.
+struct Gate(Receiver<()>);
+
+impl Sink for Gate {
+    fn open(&mut self, stream: Format) -> Result<Format, AudioError> {
+        Ok(stream)
+    }
+
+    fn write(&mut self, _pcm: &[i16]) -> Result<(), AudioError> {
+        self.0.recv().map_err(|_| AudioError::Closed)
+    }
+
+    fn has_clock(&self) -> bool {
+        true
+    }
+
+    fn flush(&mut self) -> Result<(), AudioError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_that_takes_no_sound_is_told_of() {
+    let address = (Ipv4Addr::LOCALHOST, process::free_port().unwrap()).into();
+    let server = serve(address);
+    let (allow, allowed) = crossbeam_channel::bounded(0);
+    let client = listen(address, Gate(allowed));
+    until(&client, "nothing is taken", |stats| stats.state == State::Blocked);
+    let granting = std::thread::spawn(move || {
+        for _ in 0..150 {
+            allow.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        allow
+    });
+    until(&client, "sound is taken", |stats| stats.state == State::Playing);
+    let allow = granting.join().unwrap();
+    until(&client, "no more is", |stats| stats.state == State::Blocked);
+    // Or it would not end.
+    drop(allow);
+    until(&client, "the end", |_| client.is_finished());
     client.stop().unwrap();
     server.stop().unwrap();
 }

@@ -165,6 +165,7 @@ fn manner(manner: Manner) -> &'static str {
 pub fn state(stats: &ClientStats) -> &'static str {
     match (stats.state, stats.play.trouble) {
         (State::Ended, _) => "ended",
+        (State::Blocked, _) => "blocked",
         (_, Some(_)) | (State::Stalled | State::Unreachable, None) => "waiting",
         (state, None) => state.name(),
     }
@@ -227,6 +228,9 @@ pub fn rule_words(rule: Rule) -> &'static str {
 /// The listener's status line.
 pub fn client_line(stats: &ClientStats) -> String {
     let play = &stats.play;
+    if stats.state == State::Blocked {
+        return format!("blocked: the output takes no sound ({} of it wait)", short(stats.level));
+    }
     if let Some((trouble, _)) = play.trouble {
         return format!("waiting: {} ({})", trouble_words(trouble, stats), stats.server);
     }

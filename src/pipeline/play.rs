@@ -18,6 +18,7 @@ use crate::units::SampleRate;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,8 @@ impl PlayStatus {
 #[derive(Debug)]
 pub struct Board {
     status: Mutex<PlayStatus>,
+    /// Whether sound is being written: a sink may block for as long as it likes.
+    writing: AtomicBool,
     /// Rung when the stream, or what stands in the way, is another one than before.
     pub news: Bell,
 }
@@ -120,7 +123,12 @@ impl Board {
     /// # Errors
     /// When the system gives no pipe.
     pub fn new() -> Result<Board, Error> {
-        Ok(Board { status: Mutex::default(), news: Bell::new()? })
+        Ok(Board { status: Mutex::default(), writing: AtomicBool::new(false), news: Bell::new()? })
+    }
+
+    /// Whether the sink is taking sound, or does not.
+    pub fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Relaxed)
     }
 
     /// What is playing.
@@ -402,7 +410,10 @@ impl Player<'_> {
         let heard = self.written_until().unwrap_or(now);
         let Some(chain) = &self.chain else { return Ok(()) };
         let Some((pcm, sound)) = self.ahead.pop() else { return Ok(()) };
-        self.sink.write(pcm)?;
+        self.board.writing.store(true, Ordering::Relaxed);
+        let written = self.sink.write(pcm);
+        self.board.writing.store(false, Ordering::Relaxed);
+        written?;
         let samples = (pcm.len() / chain.output().channels.count()) as u64;
         self.written_samples += samples;
         self.clock = self.clock.map(|(anchor, before)| (anchor, before + samples));
