@@ -40,8 +40,10 @@ const TIMES: Times = Times {
 };
 /// A stream that goes on after an error has failed nevertheless when that comes again so often,
 const LAPSES_MAX: u64 = 3;
-/// each time within so many calls of its callback since the last; or when so many errors come
+/// each time within so many calls of its callback since the last,
 const CLEAN_CALLS: u64 = 32;
+/// but for the first calls of a stream that begins, or begins anew; or when so many errors come
+const FIRST_CALLS: u64 = 8;
 /// without any call between, with a pause after each.
 const ERRORS_MAX: u64 = 250;
 const ERROR_PAUSE: Duration = Duration::from_millis(2);
@@ -224,6 +226,8 @@ pub(super) struct Watch {
 /// Errors that a stream went on after. They come one at a time, on the thread that calls back.
 #[derive(Default)]
 struct Lapses {
+    /// Calls before the stream began anew last.
+    began: AtomicU64,
     /// Calls before the last error,
     calls: AtomicU64,
     /// errors since then,
@@ -242,6 +246,9 @@ impl Lapses {
             return (false, errors >= ERRORS_MAX);
         }
         self.errors.store(1, Ordering::Relaxed);
+        if calls - self.began.load(Ordering::Relaxed) < FIRST_CALLS {
+            return (false, false);
+        }
         if clean >= CLEAN_CALLS {
             self.count.store(0, Ordering::Relaxed);
         }
@@ -293,7 +300,10 @@ impl Watch {
 
     /// Notes that the stream has begun anew by itself.
     pub(super) fn restarted(&self) {
-        self.lapses.calls.store(self.calls.load(Ordering::Relaxed), Ordering::Relaxed);
+        let calls = self.calls.load(Ordering::Relaxed);
+        self.lapses.began.store(calls, Ordering::Relaxed);
+        self.lapses.calls.store(calls, Ordering::Relaxed);
+        self.lapses.errors.store(0, Ordering::Relaxed);
     }
 }
 
@@ -387,8 +397,8 @@ mod tests {
 
     /// Whether a stream is sound after so many errors, with `calls` calls before each.
     fn survives(errors: u64, calls: u64) -> bool {
-        let lapses = Lapses::default();
-        !(1..=errors).any(|number| lapses.note(number * calls).1)
+        let lapses = Lapses { calls: FIRST_CALLS.into(), ..Lapses::default() };
+        !(1..=errors).any(|number| lapses.note(FIRST_CALLS + number * calls).1)
     }
 
     #[test]
@@ -410,7 +420,11 @@ mod tests {
         call();
         watch.restarted();
         assert!(!lapse(), "that is one with the restart");
-        assert!(watch.called() && watcher.errors.is_empty());
+        for _ in 0..ERRORS_MAX {
+            watch.restarted();
+            assert!(!lapse() && watch.called() && watch.called() && !lapse());
+        }
+        assert!(watch.called() && watcher.errors.is_empty(), "however often it begins anew");
     }
 
     #[test]
