@@ -31,8 +31,10 @@ use std::time::{Duration, Instant};
 use list::Listing;
 use schedule::Schedule;
 
-/// Lookups for segments at the same time: what is under way while one of them takes 5 s.
-const IN_FLIGHT_MAX: usize = 8;
+/// Lookups for segments at the same time: what is under way while one of them takes so long, and at least
+/// and at most so many.
+const IN_FLIGHT: Duration = Duration::from_secs(5);
+const IN_FLIGHT_BOUNDS: [usize; 2] = [8, 24];
 /// `now` is asked again after this time (protocol 2.2).
 const RESYNC: Duration = Duration::from_secs(300);
 /// Shortest and longest time that a negative answer is respected (C08).
@@ -559,7 +561,14 @@ impl Follower {
 
     /// Segments that are asked for at the same time.
     fn in_flight_max(&self) -> usize {
-        if self.segments_failed < FAILED_MAX { IN_FLIGHT_MAX } else { 1 }
+        if self.segments_failed >= FAILED_MAX {
+            return 1;
+        }
+        let [least, most] = IN_FLIGHT_BOUNDS;
+        match &self.mode {
+            Mode::Schedule(schedule) => schedule.segments_in(IN_FLIGHT).clamp(least, most),
+            Mode::Joining | Mode::List(_) => least,
+        }
     }
 
     /// Puts a segment off, or gives it up after too many tries.

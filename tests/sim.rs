@@ -159,6 +159,17 @@ fn cells(dice: u64) -> Vec<Cell> {
             cells.push(cell(&name, resolver, Path::new(0, loss), Arc::clone(&small), seed));
         }
     }
+    // Shorter than the way, so that several are asked for by the time that one is here, and closed by
+    // their size.
+    let short = Kind { packet_octets: (60, 198), frame_ms: 20, ..Kind::DEFAULT };
+    let short = run(short, Duration::ZERO, HOUR);
+    for (name, resolver) in [("direct", None), ("TTL floor 5", Some(Habits::with_floor(5)))] {
+        for (rtt_ms, loss) in [(200, 0), (400, 0), (200, 5), (400, 20)] {
+            seed += 1;
+            let name = format!("{name}, short");
+            cells.push(cell(&name, resolver, Path::new(rtt_ms, loss), Arc::clone(&short), seed));
+        }
+    }
     cells
 }
 

@@ -82,8 +82,8 @@ pub(super) struct Schedule {
     /// The next segment to be wanted, and the latest that it is published.
     pub(super) upcoming: Sequence,
     due: Instant,
-    /// Publish times of the newest segments, and whether they closed by size, one frame late.
-    published: BTreeMap<Sequence, (Instant, bool)>,
+    /// Publish times of the newest segments.
+    published: BTreeMap<Sequence, Published>,
     pub(super) frame: Duration,
     pub(super) packets_max: usize,
     /// Grows with questions that came too early.
@@ -106,6 +106,31 @@ pub(super) struct Schedule {
     unborn: Option<Instant>,
     /// While it is not decided yet where to begin.
     start: Option<Start>,
+}
+
+/// What is known of the publication of a segment.
+#[derive(Clone, Copy, Debug)]
+struct Published {
+    at: Instant,
+    /// How much earlier it was full: what closes by size is published with the first packet of the one
+    /// behind it.
+    late: Duration,
+    /// From the first of its samples to its publication.
+    length: Duration,
+    /// Whether a look at the edge told the time: it does not depend on what is known of those before.
+    told: bool,
+}
+
+impl Published {
+    /// As a look at the edge told it, of a segment that is not here.
+    fn told(at: Instant) -> Published {
+        Published { at, late: Duration::ZERO, length: Duration::ZERO, told: true }
+    }
+
+    /// When it was full, and the next one began.
+    fn full(&self) -> Instant {
+        self.at.checked_sub(self.late).unwrap_or(self.at)
+    }
 }
 
 /// Where playing is about to begin.
@@ -182,6 +207,12 @@ impl Schedule {
         self.stretch(self.frame * self.packets_max as u32)
     }
 
+    /// How many of the longest segments begin in this time.
+    pub(super) fn segments_in(&self, time: Duration) -> usize {
+        let longest = self.segment_duration_max().as_nanos().max(1);
+        usize::try_from(time.as_nanos().div_ceil(longest)).unwrap_or(usize::MAX)
+    }
+
     /// A time by the server's clock, in the listener's.
     fn stretch(&self, time: Duration) -> Duration {
         time.mul_f64(1.0 + self.rate)
@@ -197,7 +228,8 @@ impl Schedule {
     }
 
     /// Learns the publish time of a segment of `packets`; returns its capture time, and whether the
-    /// source had paused before it.
+    /// source had paused before it. `edge` is the number that was next when the edge was looked at last,
+    /// and the time of that.
     fn learn(
         &mut self,
         sequence: Sequence,
@@ -205,12 +237,13 @@ impl Schedule {
         asked: Asked,
         now: Instant,
         round_trip: Duration,
+        edge: Option<(Sequence, Instant)>,
     ) -> (Instant, bool) {
         let sent = asked.sent;
         let by_size = packets < self.packets_max;
-        let late = |by_size: bool| if by_size { self.frame } else { Duration::ZERO };
-        let length = self.stretch(self.frame * packets as u32 + late(by_size));
-        let known = self.published.get(&sequence).map(|known| known.0);
+        let late = if by_size { self.frame } else { Duration::ZERO };
+        let length = self.stretch(self.frame * packets as u32 + late);
+        let known = self.published.get(&sequence).copied();
         let before = self.published.range(..sequence).next_back();
         let after = self.published.range(sequence + 1..).next();
         let longest = self.stretch(self.frame * self.packets_max as u32);
@@ -221,11 +254,10 @@ impl Schedule {
         // No answer can come before there is something to answer.
         let latest = now.checked_sub(one_way).unwrap_or(now);
         let at = match before {
-            _ if known.is_some() => known.unwrap_or(latest).min(latest),
+            _ if known.is_some() => known.map_or(latest, |known| known.at).min(latest),
             // It began when the one before was full, and was published when it was full itself.
-            Some((&n, &(at, size))) => {
-                let full = at.checked_sub(late(size)).unwrap_or(at);
-                let reckoned = full + between(n, sequence - 1) + length;
+            Some((&n, before)) => {
+                let reckoned = before.full() + between(n, sequence - 1) + length;
                 let held = self.direct && sent + one_way < reckoned;
                 // A question that the server held is answered at the time of publication. It may
                 // have been held up on the way as well, so this pulls gently.
@@ -234,41 +266,72 @@ impl Schedule {
                 (reckoned + pull).min(latest)
             }
             None => match after {
-                Some((&n, &(at, _))) => at.checked_sub(between(sequence, n)).unwrap_or(at),
+                Some((&n, after)) => after.at.checked_sub(between(sequence, n)).unwrap_or(after.at),
                 None => latest,
             },
         };
         let denied = asked.missed.is_some_and(|missed| missed > at + longest);
         let at = if denied { latest } else { at };
         // The same, where a look at the edge told it first.
-        let late = before.is_some_and(|(&n, &(known, _))| {
-            asked.missed.is_some() && at > known + between(n, sequence) + longest
+        let overdue = before.is_some_and(|(&n, before)| {
+            asked.missed.is_some() && at > before.at + between(n, sequence) + longest
         });
-        let resumed = denied || late;
-        self.published.insert(sequence, (at, by_size));
+        let resumed = denied || overdue;
+        let told = known.is_some_and(|known| known.told) && !denied;
+        self.published.insert(sequence, Published { at, late, length, told });
         while self.published.len() > 64 {
             self.published.pop_first();
         }
-        if sequence + 1 == self.upcoming || resumed {
-            self.due = at + lasting(longest, self.upcoming.saturating_sub(sequence));
-        }
+        self.reckon_behind(sequence);
+        self.reckon_due(edge);
         (at.checked_sub(length).unwrap_or(at), resumed)
+    }
+
+    /// Segments that came before `sequence` did were reckoned to be as late as they could be. No more is
+    /// known of those behind a look at the edge.
+    fn reckon_behind(&mut self, sequence: Sequence) {
+        let longest = self.segment_duration_max();
+        let mut before: Option<(Sequence, Instant)> = None;
+        for (&n, this) in self.published.range_mut(sequence..) {
+            if let Some((last, full)) = before {
+                if this.told {
+                    return;
+                }
+                this.at = this.at.min(full + lasting(longest, n - last - 1) + this.length);
+            }
+            before = Some((n, this.full()));
+        }
+    }
+
+    /// The latest that the upcoming segment is published, by the newest that is known of: on a long way,
+    /// several are asked for by the time that one is here. What was not there when the edge was looked at
+    /// is not there earlier.
+    fn reckon_due(&mut self, edge: Option<(Sequence, Instant)>) {
+        let longest = self.segment_duration_max();
+        let Some((&newest, known)) = self.published.last_key_value() else { return };
+        if newest >= self.upcoming {
+            return;
+        }
+        self.due = known.full() + lasting(longest, self.upcoming - newest);
+        if let Some((next, made)) = edge.filter(|&(next, _)| newest < next) {
+            self.due = self.due.max(made + lasting(longest, self.upcoming.saturating_sub(next)));
+        }
     }
 
     /// Two looks at the edge, of which the first, at `made`, was below `first` and the second, of `newest`,
     /// whose time is known, was not. If the source paused before `first`, when that was published is
     /// reckoned back from `newest`, so that those between are not taken for older than the pause.
     fn learn_pause(&mut self, first: Sequence, made: Instant, newest: Sequence) {
-        let known = |n: Sequence| self.published.get(&n).map(|known| known.0);
+        let known = |n: Sequence| self.published.get(&n).map(|known| known.at);
         let (Some(end), true) = (known(newest), first < newest) else { return };
         let before = self.published.range(..first).next_back();
         let longest = self.segment_duration_max();
         let lasted = lasting(longest, newest - first);
         let at = end.checked_sub(lasted).map_or(made, |at| at.max(made)).min(end);
         let paused =
-            before.is_some_and(|(&n, known)| at > known.0 + lasting(longest, first - n + 1));
+            before.is_some_and(|(&n, known)| at > known.at + lasting(longest, first - n + 1));
         if paused && known(first).is_none() {
-            self.published.insert(first, (at, false));
+            self.published.insert(first, Published::told(at));
         }
     }
 }
@@ -406,7 +469,7 @@ impl Follower {
             let wait = made.saturating_duration_since(since) / 2;
             self.polls[NOW].plan(now + wait.max(longest / 4).min(MISS_WAIT[1]));
         } else if edge.next > 0 {
-            schedule.published.insert(edge.next - 1, (published, false));
+            schedule.published.insert(edge.next - 1, Published::told(published));
         }
         // A start that did not come about is made up for by this one.
         let fresh = fresh || schedule.start.as_ref().is_some_and(|start| start.fresh);
@@ -597,7 +660,7 @@ impl Follower {
         if edge.next > 0 && edge.age.is_some() {
             let known = schedule.published.get(&(edge.next - 1)).copied();
             let span = made.saturating_duration_since(schedule.looked);
-            if let (Some((reckoned, _)), false) =
+            if let (Some(Published { at: reckoned, .. }), false) =
                 (known, schedule.direct || slept || span < RATE_SPAN)
             {
                 let late = published.saturating_duration_since(reckoned).as_secs_f64();
@@ -605,9 +668,10 @@ impl Follower {
                 let rate = schedule.rate + (late - early) / span.as_secs_f64();
                 schedule.rate = rate.clamp(-RATE_MAX, RATE_MAX);
             }
-            schedule
-                .published
-                .insert(edge.next - 1, (published, known.is_some_and(|known| known.1)));
+            let told = Published::told(published);
+            let newest =
+                known.map_or(told, |known| Published { at: published, told: true, ..known });
+            schedule.published.insert(edge.next - 1, newest);
             schedule.looked = made;
             if let Some((before, made)) = before {
                 schedule.learn_pause(before.next, made, edge.next - 1);
@@ -740,7 +804,8 @@ impl Follower {
         let denied = asked.missed.and_then(|denied| denied.checked_sub(kept));
         let edge = self.edge.filter(|(edge, _)| edge.next <= sequence).map(|(_, made)| made);
         let asked = Asked { missed: asked.missed.and(denied.max(edge)), ..asked };
-        let (captured, resumed) = schedule.learn(sequence, packets, asked, now, round_trip);
+        let edge = self.edge.map(|(edge, made)| (edge.next, made));
+        let (captured, resumed) = schedule.learn(sequence, packets, asked, now, round_trip, edge);
         schedule.guard -= (schedule.guard - GUARD) / 64;
         schedule.denials = 0;
         if resumed {
@@ -810,54 +875,83 @@ mod tests {
     use super::*;
     use crate::follow::next_random;
 
+    /// Segment 10 was published at `begun`, and 14 is the next to be asked for.
+    fn schedule(begun: Instant) -> Schedule {
+        Schedule {
+            id: 1,
+            upcoming: 14,
+            due: begun,
+            published: [(10, Published::told(begun))].into_iter().collect(),
+            frame: Duration::from_millis(20),
+            packets_max: 36,
+            guard: GUARD,
+            direct: true,
+            ended: false,
+            rate: 0.0,
+            looked: begun,
+            changed: false,
+            denials: 0,
+            slept: None,
+            unborn: None,
+            start: None,
+        }
+    }
+
+    #[test]
+    fn what_is_due_follows_from_the_newest_that_is_here_and_the_length_of_all() {
+        let ms = Duration::from_millis;
+        let begun = Instant::now();
+        let mut schedule = schedule(begun);
+        schedule.direct = false;
+        let mut learn = |sequence, packets, edge| {
+            let now = begun + ms(60_000);
+            let asked = Asked { sent: now - ms(20), missed: None, timely: false };
+            let (captured, _) = schedule.learn(sequence, packets, asked, now, ms(20), edge);
+            (captured - begun, schedule.due - begun)
+        };
+        // Three are under way. The next begins when this was full, a frame before it was published.
+        assert_eq!(learn(11, 30, None), (ms(0), ms(600 + 3 * 720)));
+        // The one between is reckoned to be as long as it can be, until it is here.
+        assert_eq!(learn(13, 36, None), (ms(600 + 720), ms(600 + 3 * 720)));
+        assert_eq!(learn(12, 20, None), (ms(600), ms(600 + 400 + 2 * 720)));
+        // What was not there at a look at the edge was published later than that.
+        assert_eq!(learn(12, 20, Some((14, begun + ms(9_000)))).1, ms(9_000));
+        assert_eq!(learn(12, 20, Some((13, begun + ms(9_000)))).1, ms(600 + 400 + 2 * 720));
+        // A look at the edge is what counts for what is behind it.
+        schedule.published.insert(13, Published::told(begun + ms(3_000)));
+        schedule.reckon_behind(11);
+        schedule.reckon_due(None);
+        assert_eq!(schedule.due - begun, ms(3_720));
+    }
+
     #[test]
     fn what_a_paused_source_published_since_a_look_at_the_edge_is_not_older_than_that() {
         let ms = Duration::from_millis;
         let begun = Instant::now();
         let longest = ms(720);
-        let schedule = || {
-            let published = [(10, (begun, false))].into_iter().collect();
-            Schedule {
-                id: 1,
-                upcoming: 14,
-                due: begun,
-                published,
-                frame: ms(20),
-                packets_max: 36,
-                guard: GUARD,
-                direct: true,
-                ended: false,
-                rate: 0.0,
-                looked: begun,
-                changed: false,
-                denials: 0,
-                slept: None,
-                unborn: None,
-                start: None,
-            }
-        };
+        let schedule = || schedule(begun);
         let captured = |schedule: &mut Schedule, sequence| {
             let now = begun + ms(90_000);
             let sent = now - ms(20);
             let asked = Asked { sent, missed: None, timely: false };
-            schedule.learn(sequence, 36, asked, now, ms(20)).0
+            schedule.learn(sequence, 36, asked, now, ms(20), None).0
         };
         // Two looks, of which the second shows 11, 12 and 13; 12 comes first.
         let looked = begun + ms(85_000);
         let mut paused = schedule();
-        paused.published.insert(13, (begun + ms(89_900), false));
+        paused.published.insert(13, Published::told(begun + ms(89_900)));
         paused.learn_pause(11, looked, 13);
         assert_eq!(captured(&mut paused, 12), begun + ms(89_900) - 2 * longest);
         assert_eq!(captured(&mut paused, 11), begun + ms(89_900) - 3 * longest);
         // Not before the first look, which was below it.
         let mut held_up = schedule();
-        held_up.published.insert(13, (begun + ms(86_000), false));
+        held_up.published.insert(13, Published::told(begun + ms(86_000)));
         held_up.learn_pause(11, looked, 13);
         assert_eq!(captured(&mut held_up, 11), looked - longest);
         // Without a pause, each follows from the one before.
         let mut usual = schedule();
         let edge = begun + 3 * longest + ms(50);
-        usual.published.insert(13, (edge, false));
+        usual.published.insert(13, Published::told(edge));
         usual.learn_pause(11, begun + ms(100), 13);
         assert_eq!(captured(&mut usual, 11), begun);
     }
