@@ -34,7 +34,7 @@ use schedule::Schedule;
 /// Lookups for segments at the same time: what is under way while one of them takes so long, and at least
 /// and at most so many.
 const IN_FLIGHT: Duration = Duration::from_secs(5);
-const IN_FLIGHT_BOUNDS: [usize; 2] = [8, 24];
+const IN_FLIGHT_BOUNDS: [u64; 2] = [8, 24];
 /// `now` is asked again after this time (protocol 2.2).
 const RESYNC: Duration = Duration::from_secs(300);
 /// Shortest and longest time that a negative answer is respected (C08).
@@ -434,7 +434,7 @@ impl Follower {
             }
         }
         self.want_upcoming(now);
-        let in_flight = self.wants.values().filter(|want| want.in_flight).count();
+        let in_flight = self.in_flight();
         let refused = self.refused_until.is_some_and(|until| now < until);
         if in_flight >= self.in_flight_max() || self.is_out() || refused {
             return None;
@@ -450,7 +450,7 @@ impl Follower {
     /// depends on results alone.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let polls = self.polls.iter().filter(|poll| !poll.in_flight).filter_map(|poll| poll.at);
-        let in_flight = self.wants.values().filter(|want| want.in_flight).count();
+        let in_flight = self.in_flight();
         let waiting = self.wants.values().filter(|want| !want.in_flight);
         let free = in_flight < self.in_flight_max() && !self.is_out();
         let refused = self.refused_until;
@@ -559,8 +559,13 @@ impl Follower {
         }
     }
 
-    /// Segments that are asked for at the same time.
-    fn in_flight_max(&self) -> usize {
+    /// Segments that are being asked for.
+    fn in_flight(&self) -> u64 {
+        self.wants.values().filter(|want| want.in_flight).count() as u64
+    }
+
+    /// How many there may be.
+    fn in_flight_max(&self) -> u64 {
         if self.segments_failed >= FAILED_MAX {
             return 1;
         }

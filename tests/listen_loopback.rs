@@ -118,7 +118,7 @@ impl Sink for Gate {
     }
 
     fn has_clock(&self) -> bool {
-        true
+        false
     }
 
     fn flush(&mut self) -> Result<(), AudioError> {
@@ -136,7 +136,6 @@ fn a_sink_that_takes_no_sound_is_told_of() {
     let granting = std::thread::spawn(move || {
         for _ in 0..150 {
             allow.send(()).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
         }
         allow
     });

@@ -185,6 +185,11 @@ impl Start {
     }
 }
 
+/// How many segments begin in this time, each of them `longest`.
+fn segments_in(time: Duration, longest: Duration) -> u64 {
+    time.as_nanos().div_ceil(longest.as_nanos().max(1)) as u64
+}
+
 /// How long so many segments last, each of them `longest`; bounded, whatever numbers a server tells.
 fn lasting(longest: Duration, segments: u64) -> Duration {
     longest * segments.min(1 << 20) as u32
@@ -208,9 +213,8 @@ impl Schedule {
     }
 
     /// How many of the longest segments begin in this time.
-    pub(super) fn segments_in(&self, time: Duration) -> usize {
-        let longest = self.segment_duration_max().as_nanos().max(1);
-        usize::try_from(time.as_nanos().div_ceil(longest)).unwrap_or(usize::MAX)
+    pub(super) fn segments_in(&self, time: Duration) -> u64 {
+        segments_in(time, self.segment_duration_max())
     }
 
     /// A time by the server's clock, in the listener's.
@@ -246,7 +250,7 @@ impl Schedule {
         let known = self.published.get(&sequence).copied();
         let before = self.published.range(..sequence).next_back();
         let after = self.published.range(sequence + 1..).next();
-        let longest = self.stretch(self.frame * self.packets_max as u32);
+        let longest = self.segment_duration_max();
         // Of what came out of order, or before the listener did, the length is taken for the full.
         let between = |from: Sequence, to: Sequence| lasting(longest, to - from);
         let time = now.saturating_duration_since(sent);
@@ -580,8 +584,7 @@ impl Follower {
         latency: Duration,
     ) -> (Sequence, Instant) {
         let edge = now.saturating_duration_since(start.published);
-        let segments = |time: Duration| time.as_nanos().div_ceil(longest.as_nanos()) as u64;
-        let ahead = segments(edge.saturating_sub(latency));
+        let ahead = segments_in(edge.saturating_sub(latency), longest);
         let newer = |event: &Event| matches!(event, Event::Segment { sequence, .. } if *sequence >= start.next);
         // It took so long that newer ones are there, and the time to play the newest of then is over.
         // While the source paused, no more became due than is known of.

@@ -5,6 +5,7 @@ use super::{Bench, Row, SECTIONS};
 use aodns::pipeline::moment;
 use aodns::responder::TcpLimits;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -403,25 +404,25 @@ fn resident() -> u64 {
 
 /// Descriptors and threads of this process, once they are the same for a while: the system still counts
 /// a thread for a moment after it was joined.
-fn held_by_the_process() -> [usize; 2] {
+fn held_by_the_process(lab: &Lab) -> [usize; 2] {
     let count = || {
         ["/proc/self/fd", "/proc/self/task"]
             .map(|path| std::fs::read_dir(path).map_or(0, Iterator::count))
     };
-    let (mut held, mut same) = (count(), 0);
-    while same < 10 {
-        std::thread::sleep(Duration::from_millis(10));
-        let again = count();
-        same = if again == held { same + 1 } else { 0 };
-        held = again;
-    }
-    held
+    let looks = Cell::new((count(), 0));
+    lab.wait_until("descriptors and threads stand still", |_| {
+        let (held, same) = looks.get();
+        let now = count();
+        looks.set((now, if now == held { same + 1 } else { 0 }));
+        same >= 100
+    });
+    looks.get().0
 }
 
 fn t13_ten_thousand_resets(bench: &Bench) {
     let lab = &bench.lab;
     lab.wait_until("quiet", |stats| stats.tcp_open == 0);
-    let before = held_by_the_process();
+    let before = held_by_the_process(lab);
     let query = framed(&plain(&seq(FIRST + 2), TXT));
     for round in 0..10_000 {
         let mut client = tcp_client(lab.addr);
@@ -442,6 +443,6 @@ fn t13_ten_thousand_resets(bench: &Bench) {
         }
     }
     lab.wait_until("quiet", |stats| stats.tcp_open == 0);
-    assert_eq!(held_by_the_process(), before, "descriptors and threads");
+    assert_eq!(held_by_the_process(lab), before, "descriptors and threads");
     lab.tcp(&plain(&below("sequence"), TXT)).expect(QR | AA, [1, 1, 0, 0]);
 }

@@ -21,6 +21,8 @@ const fn period(direction: Direction) -> Duration {
     })
 }
 
+/// Between two attempts of a device's thread to go on.
+const ERROR_PAUSE: Duration = Duration::from_millis(2);
 /// Devices that are listed in an error.
 const LISTED_MAX: usize = 12;
 
@@ -368,9 +370,13 @@ fn report(watch: &Watch, error: cpal::Error) -> bool {
         }
         ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied => false,
         // PulseAudio's plug-in for ALSA takes it for an I/O error that PulseAudio has not told yet
-        // how far a stream is that begins (alsa-plugins issue 65): for a few milliseconds as a
-        // rule, in one stream of ten.
-        ErrorKind::BackendError => watch.lapse(error),
+        // how far a stream is that begins (alsa-plugins issue 65): now and then, for some
+        // milliseconds. Whoever calls this tries again without a pause.
+        ErrorKind::BackendError => {
+            let interrupted = watch.lapse(error);
+            std::thread::sleep(ERROR_PAUSE);
+            interrupted
+        }
         _ => {
             watch.fail(error);
             false

@@ -44,9 +44,8 @@ const LAPSES_MAX: u64 = 3;
 const CLEAN_CALLS: u64 = 32;
 /// but for the first calls of a stream that begins, or begins anew; or when so many errors come
 const FIRST_CALLS: u64 = 8;
-/// without any call between, with a pause after each.
+/// without any call between: about half a second.
 const ERRORS_MAX: u64 = 250;
-const ERROR_PAUSE: Duration = Duration::from_millis(2);
 /// How long closing may take.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -287,14 +286,13 @@ impl Watch {
         let _ = self.errors.try_send(error);
     }
 
-    /// Notes an error that the stream may go on after, and waits a moment: the stream tries again
-    /// without a pause. Says whether sound is interrupted by it that was not before.
+    /// Notes an error that the stream may go on after. Says whether sound is interrupted by it that
+    /// was not before.
     pub(super) fn lapse(&self, error: cpal::Error) -> bool {
         let (begins, failed) = self.lapses.note(self.calls.load(Ordering::Relaxed));
         if failed {
             self.fail(error);
         }
-        std::thread::sleep(ERROR_PAUSE);
         begins
     }
 
